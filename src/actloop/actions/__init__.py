@@ -1,0 +1,1 @@
+"""How actions are represented between a model and a robot: normalisers, tokenisers, rotations."""

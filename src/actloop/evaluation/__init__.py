@@ -1,0 +1,1 @@
+"""Closed-loop comparison of policies, with intervals."""

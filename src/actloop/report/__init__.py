@@ -1,0 +1,1 @@
+"""The page, the pictures and the videos that show a comparison."""

@@ -1,0 +1,1 @@
+"""Worlds that step on the loop's clock: they move while the model thinks."""

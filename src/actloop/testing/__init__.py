@@ -1,0 +1,1 @@
+"""Fakes and conformance suites, shipped so that plugins run them."""
