@@ -1,1 +1,5 @@
-"""The page, the pictures and the videos that show a comparison."""
+"""The page: one self-contained file that shows a comparison to somebody who was not there."""
+
+from actloop.report.page import write_page
+
+__all__ = ["write_page"]

@@ -1,0 +1,224 @@
+"""The commands. Each names its options, calls the room that does the work, and prints what came of it.
+
+Heavy packages are imported inside the commands, so that `actloop --help` answers at once.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from actloop.cli import options
+from actloop.cli.text import as_json
+
+DESCRIPTION = "Runs, trains and judges models that act, on a clock that does not wait."
+
+
+def doctor(*, json: options.Json = False) -> int:
+    """Say what this machine can do, what is missing, and the command that mends it.
+
+    The exit code is 0 where `actloop demo` can run, 1 where it cannot.
+    """
+    from actloop.cli.doctor import can_run, examine, report
+
+    checks = examine()
+    print(as_json({"can_run": can_run(checks), "checks": checks}) if json else report(checks))
+    return 0 if can_run(checks) else 1
+
+
+def worlds(name: options.WorldArgument = "", /, *, body: options.Body = "", json: options.Json = False) -> None:
+    """List the worlds; with a name, its robot, tasks, skills and groups."""
+    from actloop.cli.worlds import describe_world, list_worlds
+
+    print(describe_world(name, world_options(body), json=json) if name else list_worlds(json=json))
+
+
+def record(
+    *,
+    world: options.World = "tabletop",
+    body: options.Body = "",
+    tasks: options.Tasks = (),
+    episodes: options.Episodes = 100,
+    seed: options.Seed = 0,
+    noise_share: options.NoiseShare = 0.3,
+    disturb_share: options.DisturbShare = 0.1,
+    workers: options.Workers = 2,
+    out: options.OutFolder,
+    json: options.Json = False,
+) -> None:
+    """Record the scripted experts of a world as a LeRobot v3 dataset.
+
+    Interrupted, it leaves a readable dataset; the same command again records what is missing.
+    """
+    from functools import partial
+
+    from actloop.cli.datasets import recorded
+    from actloop.simulation.registry import make_world, tasks_of
+    from actloop.training.record import record as record_episodes
+
+    factory = partial(make_world, world, **world_options(body))
+    asked = factory()
+    chosen = tasks_of(asked, tasks)
+    asked.close()
+    with keeping(out, "the same command goes on from there"):
+        summary = record_episodes(
+            factory,
+            chosen,
+            out,
+            episodes_per_task=episodes,
+            seed=seed,
+            noise_share=noise_share,
+            disturb_share=disturb_share,
+            workers=workers,
+            progress=not json,
+        )
+        print(as_json(summary) if json else recorded(summary))
+        if summary.interrupted:
+            raise KeyboardInterrupt
+
+
+def info(path: options.DatasetArgument, /, *, plot: options.Plot = None, json: options.Json = False) -> int:
+    """Print what is in a LeRobot v3 dataset: episodes, instructions, features, ranges; or draw it.
+
+    The exit code is 1 where something is wrong with it, such as a video that does not decode.
+    """
+    from actloop.cli.datasets import described
+    from actloop.data.info import describe
+    from actloop.data.info import plot as draw
+
+    found = describe(path)
+    print(as_json(found) if json else described(found))
+    if plot:
+        draw(path, plot)
+        tell(f"\ndrawn: {plot}", quiet=json)
+    return 1 if found.problems else 0
+
+
+def train(
+    preset: options.Preset,
+    /,
+    *,
+    data: options.Dataset,
+    out: options.OutFile,
+    steps: options.Steps = None,
+    seed: options.TrainSeed = 0,
+    resume: options.Resume = False,
+    json: options.Json = False,
+) -> None:
+    """Train a preset on a dataset; the file it writes alone rebuilds the policy.
+
+    Interrupted, it keeps the last saved step; `--resume` goes on from there.
+    """
+    from actloop.cli.trained import summary, train_preset
+
+    with keeping(out.with_suffix(".state"), "the same command with --resume goes on from there"):
+        result = train_preset(preset, data, out, steps=steps, seed=seed, resume=resume)
+    print(as_json(result) if json else summary(result))
+
+
+def compare(
+    *,
+    world: options.World = "tabletop",
+    body: options.Body = "",
+    arms: options.Arms = (),
+    tasks: options.Tasks = (),
+    episodes: options.Episodes = 20,
+    seed: options.Seed = 0,
+    latency: options.Latency = "measured",
+    sweep: options.Sweep = ("0", "190", "600"),
+    clock: options.Clock = "virtual",
+    execute_horizon: options.ExecuteHorizon = None,
+    videos: options.Videos = 1,
+    workers: options.Workers = 2,
+    out: options.OutFolder,
+    json: options.Json = False,
+) -> None:
+    """Run policies closed-loop on the same tasks and seeds, and write a report page.
+
+    Interrupted, it keeps the finished episodes; the same command again runs what is missing.
+    """
+    from actloop.cli.compared import run_comparison, sources
+    from actloop.evaluation.config import CompareConfig
+
+    config = CompareConfig(
+        out=out,
+        arms=sources(arms, world),
+        world=world,
+        world_options=world_options(body),
+        tasks=tasks,
+        episodes=episodes,
+        seed=seed,
+        latency=latency,
+        sweep=sweep,
+        clock=clock,
+        execute_horizon=execute_horizon,
+        videos=videos,
+        workers=workers,
+    )
+    with keeping(out, "the same command runs what is missing"):
+        run_comparison(config, json=json)
+
+
+def report(run: options.RunArgument, /) -> None:
+    """Write the report page of a run again, also of one that was interrupted."""
+    from actloop.report.page import write_page
+
+    print(write_page(run))
+
+
+def demo(*, out: options.OutFolder = Path("runs/demo"), workers: options.Workers = 2) -> None:
+    """Compare the policies that ship, on the tabletop, and write the report page; some minutes on two cores."""
+    from actloop import presets
+    from actloop.cli.compared import run_comparison
+
+    with keeping(out, "the same command runs what is missing"):
+        run_comparison(presets.demo(out=out, workers=workers), json=False)
+
+
+def world_options(body: str) -> dict[str, object]:
+    """The options of a world's constructor that the command line knows."""
+    return {"body": body} if body else {}
+
+
+def tell(message: str, *, quiet: bool) -> None:
+    """Print a remark, unless the output is for a script."""
+    if not quiet:
+        print(message)
+
+
+@contextmanager
+def keeping(out: Path, how_to_go_on: str) -> Iterator[None]:
+    """Say what an interruption leaves, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        kept = f"what was finished is kept in {out}; {how_to_go_on}" if out.exists() else "nothing was written yet"
+        raise KeyboardInterrupt(f"interrupted; {kept}") from interrupt
+
+
+COMMANDS: tuple[Callable[..., int | None], ...] = (doctor, worlds, record, info, train, compare, report, demo)
+IN_DATA: tuple[Callable[..., int | None], ...] = (info,)  # `actloop data info`
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse the arguments, run the command, and return its exit code."""
+    argv = argv or ["--help"]
+    app = _commands(brief=argv[0] in ("-h", "--help"))
+    markers = (tyro.conf.FlagCreatePairsOff,)
+    code: object = app.cli(prog="actloop", description=DESCRIPTION, args=argv, config=markers)
+    return code if isinstance(code, int) else 0
+
+
+def _commands(*, brief: bool) -> SubcommandApp:
+    """The tree of commands; `brief` leaves of each description what fits a list of commands."""
+    app, data = SubcommandApp(), SubcommandApp()
+    for command in COMMANDS:
+        text = inspect.getdoc(command) or ""
+        group = data if command in IN_DATA else app
+        group.command(help=text.partition("\n")[0] if brief else text)(command)
+        if group is data:
+            app.command(data, name="data", help="Look into a dataset.")
+    return app

@@ -1,0 +1,46 @@
+"""`actloop compare` and `actloop demo`: run, judge, write the page, print the table."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+
+from actloop.cli.text import as_json
+from actloop.errors import ContractError, UnknownNameError
+from actloop.evaluation.compare import compare
+from actloop.evaluation.config import CompareConfig
+from actloop.evaluation.progress import ProgressBar
+from actloop.evaluation.table import format_table
+from actloop.presets import shipped_weights
+
+
+def run_comparison(config: CompareConfig, *, json: bool) -> None:
+    """Run what is missing, write the page, and print the results."""
+    from actloop.report.page import write_page
+
+    with ProgressBar() as bar:
+        comparison = compare(config, bar)
+    page = write_page(config.out)
+    if json:
+        print(as_json(comparison.to_json() | {"page": str(page)}))
+        return
+    Console().print(format_table(comparison))
+    print(f"report: {page}")
+
+
+def sources(arms: Iterable[str], world: str) -> dict[str, str]:
+    """Where each arm's policy comes from: `NAME=SOURCE`, or the name of one that ships for this world.
+
+    Raises:
+        UnknownNameError: nothing of that name ships.
+        ContractError: one name twice.
+    """
+    shipped = {name: str(path) for name, path in shipped_weights(world).items()}
+    found: dict[str, str] = {}
+    for text in arms:
+        name, given, source = text.partition("=")
+        if name in found:
+            raise ContractError("--arms", f"names {name!r} twice; give each policy a name of its own")
+        if not given and name not in shipped:
+            raise UnknownNameError(f"--arms, policy shipped for {world!r}", name, shipped)
+        found[name] = source if given else shipped[name]
+    return found or shipped

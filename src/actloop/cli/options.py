@@ -1,0 +1,70 @@
+"""Every option of the command line, described once, so that all commands read alike."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+World = Annotated[str, arg(metavar="NAME", help="World to use; see `actloop worlds`.")]
+WorldArgument = Annotated[
+    Positional[str], arg(metavar="[NAME]", help="World to describe.", help_behavior_hint="(default: list them all)")
+]
+Body = Annotated[
+    str, arg(metavar="NAME", help="Robot body, where the world has several.", help_behavior_hint="(default: its first)")
+]
+Tasks = Annotated[
+    tuple[str, ...],
+    arg(metavar="NAME ...", help="Tasks by name, skill or group.", help_behavior_hint="(default: all of the world)"),
+]
+Episodes = Annotated[int, arg(metavar="N", help="Episodes per task.")]
+Seed = Annotated[int, arg(metavar="N", help="Seed of the first episode; the others count up from it.")]
+Workers = Annotated[int, arg(metavar="N", help="Processes to use; changes the speed and nothing else.")]
+OutFolder = Annotated[Path, arg(metavar="FOLDER", help="Folder to write.")]
+OutFile = Annotated[Path, arg(metavar="FILE", help="File to write.")]
+Json = Annotated[bool, arg(help="Print JSON instead of text.", help_behavior_hint="")]
+Dataset = Annotated[Path, arg(metavar="FOLDER", help="LeRobot v3 dataset to read.")]
+DatasetArgument = Positional[Dataset]
+RunArgument = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder that `actloop compare` wrote.")]
+
+NoiseShare = Annotated[
+    float,
+    arg(metavar="SHARE", help="Share of the episodes with noisy actions, so that recovery is in the data."),
+]
+DisturbShare = Annotated[
+    float, arg(metavar="SHARE", help="Share of the episodes that the world disturbs once, such as by moving an object.")
+]
+
+Preset = Annotated[Positional[str], arg(metavar="PRESET", help="What to train, such as `tabletop-fast`.")]
+Steps = Annotated[int | None, arg(metavar="N", help="Training steps.", help_behavior_hint="(default: the preset's)")]
+TrainSeed = Annotated[int, arg(metavar="N", help="Seed of the weights, the batches and the noise.")]
+Resume = Annotated[bool, arg(help="Go on from the last saved step of the same training.", help_behavior_hint="")]
+
+Arms = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAME[=PATH] ...",
+        help="Policies to compare: names of shipped ones, or NAME=PATH of a checkpoint, or NAME=module:function.",
+        help_behavior_hint="(default: all that ship for the world)",
+    ),
+]
+Latency = Annotated[
+    str,
+    arg(
+        metavar="LATENCY",
+        help="How long a model thinks: `measured` (on this machine), milliseconds, the name of a published figure,"
+        " or `published` (each variant its own).",
+    ),
+]
+Sweep = Annotated[
+    tuple[str, ...], arg(metavar="LATENCY ...", help="Further latencies, for the curve of success against latency.")
+]
+Clock = Annotated[
+    Literal["virtual", "paused"],
+    arg(help="`virtual`: the world moves while the model thinks. `paused`: it waits, as in most benchmarks."),
+]
+ExecuteHorizon = Annotated[
+    int | None,
+    arg(metavar="N", help="Actions run before the next chunk takes over.", help_behavior_hint="(default: the loop's)"),
+]
+Videos = Annotated[int, arg(metavar="N", help="Episodes to film per policy and task.")]
+Plot = Annotated[Path | None, arg(metavar="FILE", help="Also draw it, as PNG or SVG.", help_behavior_hint="(optional)")]

@@ -1,0 +1,300 @@
+"""Where should prediction live here? Rules over a comparison's numbers, in words that claim no more than they show.
+
+The arm with the highest success under the main condition is the best; arms that a paired test does not separate from
+it are its rivals. Where prediction lives in the rivals is the answer; the cheapest of them is the one to take.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from actloop.evaluation.arms import OTHER_PLACE, PUBLISHED, Arm, Condition
+from actloop.evaluation.comparison import ALL, Cell, Comparison, Contrast, Slowdown
+from actloop.evaluation.statistics import Interval, detectable_difference, pairs_needed
+
+TIMING = "timing"
+LEAST_DISCORDANT = 0.1  # share of pairs assumed to differ where hardly any did, when asking how many would be needed
+ALIKE = 1.15  # costs closer than this are called alike: the same network was timed twice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One sentence, then what it rests on and where it ends."""
+
+    headline: str
+    paragraphs: tuple[str, ...]
+
+
+def answer(comparison: Comparison) -> Answer:
+    """The answer that these episodes allow."""
+    standing = _Standing(comparison)
+    if not standing.ready:
+        done, planned = len(comparison.records), len(comparison.run.units())
+        text = f"Not every arm has run yet under the main condition: {done} of {planned} episodes are done."
+        return Answer(headline="Too early to say.", paragraphs=(text,))
+    paragraphs = [
+        _evidence(standing),
+        _resolution(standing),
+        _cost(standing),
+        _waiting(standing, ALL),
+        _groups(standing),
+        _foresight(comparison),
+        _limits(comparison),
+    ]
+    return Answer(headline=_headline(standing), paragraphs=tuple(text for text in paragraphs if text))
+
+
+class _Standing:
+    """Who is best under the main condition, and who cannot be told from it."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.arms = {arm.name: arm for arm in comparison.run.arms}
+        self.main = comparison.run.main
+        found = {name: comparison.cell(name, self.main.name) for name in self.arms}
+        self.cells: dict[str, Cell] = {name: cell for name, cell in found.items() if cell and cell.episodes}
+        self.ready = len(self.cells) == len(self.arms)
+        if not self.ready:
+            return
+        self.best = max(self.cells, key=lambda name: (self.cells[name].success.value, -self.cost(name)))
+        self.beaten = [name for name in self.arms if self._separated(name)]
+        self.rivals = [name for name in self.arms if name not in self.beaten]
+        cheapest = min(self.cost(name) for name in self.rivals)
+        frugal = [name for name in self.rivals if self.cost(name) <= ALIKE * cheapest]
+        self.pick = max(frugal, key=lambda name: self.cells[name].success.value)
+
+    def cost(self, name: str) -> float:
+        cost = self.cells[name].cost
+        return cost if math.isfinite(cost) else self.main.latency_ms(name)
+
+    def _separated(self, name: str) -> bool:
+        contrast = self.comparison.contrast(self.best, name, self.main.name)
+        return contrast is not None and contrast.separated
+
+    def places(self, names: Iterable[str]) -> set[str]:
+        return {self.arms[name].place for name in names}
+
+
+def _headline(standing: _Standing) -> str:
+    if len(standing.arms) == 1:
+        (name,) = standing.arms
+        return (
+            f"One arm alone answers nothing about prediction: {name} succeeds in {_rate(standing.cells[name].success)}."
+        )
+    pick = f"take {standing.pick}" + (", the cheapest of them" if len(standing.rivals) > 1 else "")
+    if not standing.beaten:
+        return f"These episodes cannot tell the arms apart; until more are run, {pick}."
+    return _verdict(standing.places(standing.rivals), standing) + f": {pick}."
+
+
+def _verdict(places: set[str], standing: _Standing) -> str:
+    verdicts = {
+        frozenset({"nowhere"}): "Prediction does not pay here: the arm without it beats every arm with it",
+        frozenset({"in training only"}): "Prediction belongs in training here, and not in the control loop",
+        frozenset({"online"}): "Prediction pays in the control loop here",
+        frozenset({"nowhere", "in training only"}): (
+            "Prediction does not belong in the control loop here; whether training with it helps, "
+            "these episodes cannot tell"
+        ),
+        frozenset({"in training only", "online"}): (
+            "Prediction pays here, and training with it does as well as predicting online, as far as can be told"
+        ),
+        frozenset({"nowhere", "online"}): (
+            "Prediction in training alone does not pay here; whether predicting online does, these episodes cannot tell"
+        ),
+    }
+    if frozenset(places) in verdicts:
+        return verdicts[frozenset(places)]
+    worse = _listed(standing.beaten)
+    if OTHER_PLACE in places:
+        return f"{standing.best} does best here, {worse} measurably worse"
+    return f"Where prediction should live these episodes cannot tell; {worse} is measurably worse than {standing.best}"
+
+
+def _evidence(standing: _Standing) -> str:
+    comparison, run = standing.comparison, standing.comparison.run
+    rates = [f"{name} {_rate(standing.cells[name].success)}" for name in standing.arms]
+    count = max(cell.episodes for cell in standing.cells.values())
+    text = (
+        f"Under {condition_title(standing.main, run.config['clock'])}, over {_count(len(run.tasks), 'task')} and "
+        f"{_count(count, 'episode')} per arm, success was {_listed(rates)} (mean over tasks, 95 % interval)."
+    )
+    against = [
+        f"{name} {_contrast(contrast)}"
+        for name in standing.arms
+        if name != run.baseline and (contrast := comparison.contrast(name, run.baseline, standing.main.name))
+    ]
+    if against:
+        text += f" On the same seeds, against {run.baseline}: {'; '.join(against)}."
+    return text
+
+
+def _contrast(contrast: Contrast) -> str:
+    verdict = "measurable" if contrast.separated else "not measurable"
+    return f"{_points(contrast.paired.difference)}, p = {_p(contrast.p_corrected)} after Holm, {verdict}"
+
+
+def _resolution(standing: _Standing) -> str:
+    """For the rivals of the best: how many pairs would settle it."""
+    lines = []
+    for name in standing.rivals:
+        contrast = standing.comparison.contrast(standing.best, name, standing.main.name)
+        if name == standing.best or contrast is None or contrast.paired.pairs == 0:
+            continue
+        paired = contrast.paired
+        apart = max(paired.discordant / paired.pairs, LEAST_DISCORDANT)
+        gap = paired.difference.value
+        if abs(gap) >= 0.01:
+            needed = pairs_needed(gap, apart)
+            points = f"the {_points_alone(gap)} seen between {standing.best} and {name}"
+            lines.append(f"{points} would take about {_rounded(needed)} paired episodes to settle")
+        else:
+            least = detectable_difference(paired.pairs, apart)
+            lines.append(f"between {standing.best} and {name} less than about {100 * least:.0f} points would not show")
+    if not lines:
+        return ""
+    pairs = max(c.paired.pairs for c in standing.comparison.contrasts if c.condition == standing.main.name)
+    return f"What this run of {pairs} paired episodes leaves open (80 % power, one test): {'; '.join(lines)}."
+
+
+def _cost(standing: _Standing) -> str:
+    parts = []
+    for name, arm in standing.arms.items():
+        ms = 1000 * arm.measured.quantile(0.5)
+        cell = standing.cells[name]
+        parts.append(f"{name} {ms:.0f} ms per answer and {cell.cost:.2f} s of computing per second of robot time")
+    text = f"On this machine, with one thread: {'; '.join(parts)}."
+    dearest = max(standing.arms, key=standing.cost)
+    times = standing.cost(dearest) / max(standing.cost(standing.pick), 1e-9)
+    if times > ALIKE:
+        text += f" {dearest} costs {times:.1f} times as much as {standing.pick}."
+    return text
+
+
+def _waiting(standing: _Standing, scope: str) -> str:
+    """What a slower answer costs: each arm's quickest against its slowest condition."""
+    lines = []
+    for name in standing.arms:
+        mine = [item for item in standing.comparison.slowdowns if (item.arm, item.scope) == (name, scope)]
+        if mine and mine[-1].paired.pairs:
+            lines.append(_slowdown(standing.comparison, mine[-1]))
+    if not lines:
+        return ""
+    intro = "As answers get slower" if scope == ALL else "There, as answers get slower"
+    return f"{intro}: {'; '.join(lines)}."
+
+
+def _slowdown(comparison: Comparison, item: Slowdown) -> str:
+    quick = comparison.cell(item.arm, item.quick, item.scope)
+    slow = comparison.cell(item.arm, item.slow, item.scope)
+    assert quick is not None
+    assert slow is not None
+    if item.separated:
+        verdict = f"{_points(item.paired.difference)}, p = {_p(item.p_corrected)}"
+    else:
+        verdict = f"no measurable change, p = {_p(item.p_corrected)}"
+    conditions = {condition.name: condition for condition in comparison.run.conditions}
+    quick_ms, slow_ms = (conditions[which].latency_ms(item.arm) for which in (item.quick, item.slow))
+    return (
+        f"{item.arm} goes from {100 * quick.success.value:.0f} % at {quick_ms:.0f} ms "
+        f"to {100 * slow.success.value:.0f} % at {slow_ms:.0f} ms ({verdict})"
+    )
+
+
+def _groups(standing: _Standing) -> str:
+    """The timing tasks by themselves, and any other group in which the paired tests saw something."""
+    texts = []
+    for group in standing.comparison.groups:
+        scope = f"group:{group}"
+        cells = {name: standing.comparison.cell(name, standing.main.name, scope) for name in standing.arms}
+        rates = [f"{name} {_rate(cell.success)}" for name, cell in cells.items() if cell and cell.episodes]
+        told = [
+            f"{c.first} against {c.second} {_contrast(c)}"
+            for c in standing.comparison.contrasts
+            if (c.condition, c.scope) == (standing.main.name, scope) and c.separated
+        ]
+        if group == TIMING and rates:
+            texts.append(f"On the timing tasks, where a late answer misses: {_listed(rates)}.")
+            texts.append(f"Measurable there: {'; '.join(told)}." if told else "No two arms are measurably apart there.")
+            texts.append(_waiting(standing, scope))
+        elif told:
+            texts.append(f"On the {group} tasks: {'; '.join(told)}.")
+    return " ".join(text for text in texts if text)
+
+
+def _foresight(comparison: Comparison) -> str:
+    lines = []
+    for arm in comparison.run.arms:
+        rows = [row for row in comparison.foresight if row.arm == arm.name]
+        if rows:
+            last = rows[-1]
+            gain = last.psnr - last.still
+            verdict = f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than expecting no change"
+            lines.append(f"{arm.name} {last.psnr:.1f} dB at {last.lead:.1f} s ahead, {verdict}")
+    return f"Imagined frames against those that came (filmed episodes, PSNR): {'; '.join(lines)}." if lines else ""
+
+
+def _limits(comparison: Comparison) -> str:
+    texts = []
+    if not comparison.complete:
+        done, planned = len(comparison.records), len(comparison.run.units())
+        texts.append(f"The run is not finished ({done} of {planned} episodes); the same command continues it.")
+    crashed = sum(bool(record["result"]["error"]) for record in comparison.records)
+    if crashed:
+        texts.append(f"{_count(crashed, 'episode')} crashed and {'count' if crashed > 1 else 'counts'} as failed.")
+    texts.append(
+        "The intervals cover the luck of initial conditions, not that of training: each arm is one training run, "
+        "and a second one may differ. They hold for these weights, these tasks and this world."
+    )
+    return " ".join(texts)
+
+
+def condition_title(condition: Condition, clock: str = "virtual") -> str:
+    """A condition in words."""
+    if clock == "paused":
+        return "a world that waits for the model"
+    if condition.name == PUBLISHED:
+        return "the latency published for each variant"
+    if condition.name == "measured":
+        return "each arm's own latency, measured on this machine"
+    (profile, *_) = condition.profiles.values()
+    ms = f"{1000 * profile.quantile(0.5):g} ms"
+    return f"{ms} for every arm" if condition.name.endswith("ms") else f"{condition.name} ({ms}) for every arm"
+
+
+def place_title(arm: Arm) -> str:
+    return {"online": "predicts online", "in training only": "predicts in training", "nowhere": "predicts nowhere"}.get(
+        arm.place, "prediction not stated"
+    )
+
+
+def _rate(interval: Interval) -> str:
+    return f"{100 * interval.value:.0f} % ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+
+
+def _points(difference: Interval) -> str:
+    low, high = (f"{100 * value:+.0f}" for value in (difference.low, difference.high))
+    return f"{100 * difference.value:+.0f} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+
+def _points_alone(difference: float) -> str:
+    points = round(100 * abs(difference))
+    return f"{points} point{'s' if points != 1 else ''}"
+
+
+def _p(value: float) -> str:
+    return "0.001 or less" if value <= 0.001 else f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _rounded(count: int) -> int:
+    """Two figures: it is an estimate."""
+    unit: int = 10 ** max(0, len(str(count)) - 2)
+    return math.ceil(count / unit) * unit
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

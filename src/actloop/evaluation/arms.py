@@ -1,0 +1,164 @@
+"""The arms of a comparison: open a policy, say what it is, and settle how long it thinks under each condition.
+
+name -> source --open_policy--> Policy --describe_arm--> Arm --settle_conditions--> Condition (a profile per arm)
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from actloop.contracts import Observation, Policy, Task
+from actloop.errors import CheckpointError, ContractError
+from actloop.evaluation.config import CompareConfig
+from actloop.loop.latency import LatencyProfile, measure, parse_latency, published_latencies
+
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+PUBLISHED = "published"
+PUBLISHED_BY_VARIANT = {
+    "no-cotrain": "fastwam-5090d",
+    "fast": "fastwam-5090d",
+    "joint": "fastwam-joint-5090d",
+    "idm": "fastwam-idm-5090d",
+}
+PLACES = {"no-cotrain": "nowhere", "fast": "in training only", "joint": "online", "idm": "online"}
+"""Where prediction lives in each variant."""
+OTHER_PLACE = "not stated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One policy of a comparison. `identity` is what it says of itself; `measured` its calls on this machine."""
+
+    name: str
+    source: str
+    horizon: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    measured: LatencyProfile
+
+    @property
+    def variant(self) -> str:
+        return str(self.identity.get("variant", ""))
+
+    @property
+    def place(self) -> str:
+        """Where prediction lives in it: nowhere, in training only, online, or not stated."""
+        return PLACES.get(self.variant, OTHER_PLACE)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"measured": self.measured.to_dict(), "variant": self.variant, "place": self.place}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Arm":
+        return cls(
+            name=plain["name"],
+            source=plain["source"],
+            horizon=plain["horizon"],
+            identity=plain["identity"],
+            measured=LatencyProfile.from_dict(plain["measured"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """How long the arms think. The first condition of a comparison is the one that the answer rests on."""
+
+    name: str
+    profiles: Mapping[str, LatencyProfile]
+
+    def latency_ms(self, arm: str) -> float:
+        """The arm's median call, milliseconds."""
+        return 1000 * self.profiles[arm].quantile(0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "profiles": {arm: profile.to_dict() for arm, profile in self.profiles.items()}}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Condition":
+        profiles = {arm: LatencyProfile.from_dict(profile) for arm, profile in plain["profiles"].items()}
+        return cls(name=plain["name"], profiles=profiles)
+
+
+def open_policy(source: str) -> Policy[Any]:
+    """The policy of an arm: a checkpoint's, or what the function `module:function` returns.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it cannot be loaded.
+        ContractError: the function does not exist, or what it returned is no policy.
+    """
+    if FACTORY.fullmatch(source) and not Path(source).exists():
+        module, _, name = source.partition(":")
+        try:
+            policy = getattr(import_module(module), name)()
+        except (ImportError, AttributeError) as error:
+            raise ContractError(f"arm {source!r}", f"cannot be imported ({error})") from error
+        if not isinstance(policy, Policy):
+            raise ContractError(f"arm {source!r}", f"{type(policy).__name__} is no actloop.contracts.Policy")
+        return policy
+    if not Path(source).exists():
+        raise CheckpointError(f"{source}: no such checkpoint; train one with `actloop train`, or mend the path")
+    load = import_module("actloop.models.checkpoint").load_policy
+    loaded: Policy[Any] = load(Path(source))
+    return loaded
+
+
+def describe_arm(name: str, source: str, policy: Policy[Any], *, observation: Observation, task: Task) -> Arm:
+    """What this arm is, with its calls timed on this machine, one thread, warm-up excluded."""
+    describe = getattr(policy, "describe", None)
+    identity = dict(describe()) if callable(describe) else {}
+    with one_thread():
+        measured = measure(policy, observation, instruction=task.instruction)
+    return Arm(name=name, source=source, horizon=policy.horizon, identity=identity, measured=measured)
+
+
+def settle_conditions(config: CompareConfig, arms: Sequence[Arm]) -> list[Condition]:
+    """The main condition, then those of the sweep, each once; on a paused clock the main one alone."""
+    asked = [config.latency] if config.clock == "paused" else [config.latency, *config.sweep]
+    conditions: dict[str, Condition] = {}
+    for text in asked:
+        condition = _condition(text, arms)
+        conditions.setdefault(condition.name, condition)
+    return list(conditions.values())
+
+
+def _condition(text: str, arms: Sequence[Arm]) -> Condition:
+    if text.strip().lower() == PUBLISHED:
+        return Condition(name=PUBLISHED, profiles={arm.name: _published(arm) for arm in arms})
+    profile = parse_latency(text)
+    if isinstance(profile, LatencyProfile):
+        return Condition(name=profile.name, profiles={arm.name: profile for arm in arms})
+    return Condition(name=profile, profiles={arm.name: arm.measured for arm in arms})
+
+
+def _published(arm: Arm) -> LatencyProfile:
+    if arm.variant not in PUBLISHED_BY_VARIANT:
+        known = ", ".join(PUBLISHED_BY_VARIANT)
+        reason = f"has the variant {arm.variant!r}; figures were published for {known}. Give a number instead"
+        raise ContractError(f"latency 'published', arm {arm.name!r}", reason)
+    return published_latencies()[PUBLISHED_BY_VARIANT[arm.variant]]
+
+
+def charged_cost(arm: Arm, calls: float, seconds: float) -> float:
+    """Seconds of this machine's computing per second of robot time."""
+    mean = sum(arm.measured.seconds) / len(arm.measured.seconds)
+    return calls * mean / seconds if seconds > 0 else math.nan
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch, where it is installed, on one thread, so that speed and sums do not depend on how many are free."""
+    try:
+        torch = import_module("torch")
+    except ModuleNotFoundError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,94 @@
+"""What a comparison compares, and the folder that remembers it.
+
+OUT/run.json               the resolved configuration, the arms' identities, the frozen latency profiles
+OUT/episodes.jsonl         one finished episode per line
+OUT/events/<arm>/<condition>/<task>-<seed>.jsonl      what the loop did, byte-identical when repeated
+OUT/videos/<arm>/<task>-<seed>.mp4                    what was seen, beside what was imagined
+OUT/results.json           every number of the report
+OUT/report.html            the page
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from actloop.errors import ActloopError, ContractError
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class RunMismatchError(ActloopError):
+    """The folder holds another run: continuing would mix episodes that are not comparable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig:
+    """One comparison: every arm meets the same tasks and seeds under the same conditions.
+
+    `arms` maps a name to a checkpoint, or to `module:function`, a function without arguments that returns a policy.
+    `tasks` are names, skills or groups of the world, all of them where empty; each runs with the seeds `seed`,
+    `seed + 1`, ... `latency` is the main condition and `sweep` further ones: "measured" (each arm's own, on this
+    machine), milliseconds ("190"), the name of a published profile, or "published" (each variant its own).
+    `clock` "paused" stops the world while the model thinks, as most benchmarks do. `execute_horizon` is how many
+    actions run before the next chunk takes over, the loop's default where None. `videos` is the number of episodes
+    per arm and task that are filmed. `workers` changes the speed and nothing else.
+    """
+
+    out: Path
+    arms: Mapping[str, str]
+    world: str = "tabletop"
+    world_options: Mapping[str, object] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    episodes: int = 5
+    seed: int = 0
+    latency: str = "measured"
+    sweep: tuple[str, ...] = ("0", "190", "600")
+    clock: Literal["virtual", "paused"] = "virtual"
+    execute_horizon: int | None = None
+    baseline: str = ""
+    videos: int = 1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise ContractError("compare.arms", "nothing to compare; name at least one checkpoint")
+        for name in self.arms:
+            if not PLAIN_NAME.fullmatch(name):
+                raise ContractError("compare.arms", f"{name!r} names a folder: letters, digits and . _ + - only")
+        if self.baseline and self.baseline not in self.arms:
+            raise ContractError("compare.baseline", f"{self.baseline!r} is none of the arms {sorted(self.arms)}")
+        if self.clock not in ("virtual", "paused"):
+            raise ContractError("compare.clock", f"expected 'virtual' or 'paused', got {self.clock!r}")
+        for name, least in (("episodes", 1), ("workers", 1), ("videos", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ContractError(f"compare.{name}", f"expected at least {least}, got {getattr(self, name)}")
+        if self.execute_horizon is not None and self.execute_horizon < 1:
+            raise ContractError("compare.execute_horizon", f"expected at least 1, got {self.execute_horizon}")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.episodes)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready; what decides the results and nothing else (neither the folder nor the number of workers)."""
+        plain = asdict(self)
+        for name in ("out", "workers"):
+            del plain[name]
+        normal: dict[str, object] = json.loads(json.dumps(plain, default=str))
+        return normal
+
+
+def differences(before: Mapping[str, object], after: Mapping[str, object], path: str = "") -> list[str]:
+    """What differs between two JSON-like mappings, one readable line each."""
+    found = []
+    for key in sorted(set(before) | set(after)):
+        old, new = before.get(key), after.get(key)
+        where = f"{path}.{key}" if path else key
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, where)
+        elif old != new:
+            found.append(f"{where}: the folder has {json.dumps(old)}, asked for {json.dumps(new)}")
+    return found

@@ -1,0 +1,154 @@
+"""Runs one episode of a comparison in this process: one world, one policy per arm, kept between episodes."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from actloop.contracts import Outcome, Policy, World
+from actloop.evaluation.arms import Condition, one_thread, open_policy
+from actloop.evaluation.config import CompareConfig
+from actloop.evaluation.film import Film, write_video
+from actloop.loop.config import LoopConfig
+from actloop.loop.episode import run_episode
+from actloop.loop.events import EventLog
+from actloop.loop.result import EpisodeResult
+from actloop.simulation.registry import find_task, make_world
+
+DECIMALS = 6  # microseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Unit:
+    """One episode to run. Units sort in the order of the report's tables."""
+
+    arm: str
+    condition: str
+    task: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where its event log lies in the run folder."""
+        return Path("events", self.arm, self.condition, f"{file_name(self.task)}-{self.seed}.jsonl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What every process of one comparison knows."""
+
+    config: CompareConfig
+    conditions: Mapping[str, Condition]
+    main: str
+
+    def filmed(self, unit: Unit) -> bool:
+        return unit.condition == self.main and unit.seed < self.config.seed + self.config.videos
+
+
+@dataclass(slots=True)
+class Runner:
+    """Opens what an episode needs when it is first needed, and again after an episode that crashed."""
+
+    job: Job
+    world: World | None = None
+    policies: dict[str, Policy[Any]] = field(default_factory=dict)
+
+    def run(self, unit: Unit) -> dict[str, Any]:
+        """The record of one episode, JSON-ready. What the world or the policy raises makes it a failed episode."""
+        with one_thread():
+            try:
+                record = self._run(unit)
+            except Exception as error:  # a crash is a failure of that episode, not the end of the comparison
+                record = _crashed(self.job, unit, error)
+        if record["result"]["error"]:
+            self.close()
+        return record
+
+    def close(self) -> None:
+        """Let go of the world and the policies."""
+        world, self.world = self.world, None
+        self.policies.clear()
+        if world is not None:
+            world.close()
+
+    def _run(self, unit: Unit) -> dict[str, Any]:
+        config = self.job.config
+        world, policy = self._world(), self._policy(unit.arm)
+        filmed = self.job.filmed(unit)
+        film = Film()
+        with ExitStack() as stack:
+            log = stack.enter_context(EventLog(config.out / unit.path))
+            result = run_episode(
+                world,
+                policy,
+                find_task(world, unit.task),
+                seed=unit.seed,
+                latency=self.job.conditions[unit.condition].profiles[unit.arm],
+                config=_loop_config(config, filmed=filmed),
+                clock="paused" if config.clock == "paused" else None,
+                subscribers=(log, film) if filmed else (log,),
+            )
+        record = _record(unit, result)
+        if filmed and film.seen:
+            video = Path("videos", unit.arm, f"{file_name(unit.task)}-{unit.seed}.mp4")
+            write_video(config.out / video, film.panels(), fps=world.embodiment.control_hz)
+            record["video"] = video.as_posix()
+            record["imagines"] = bool(film.arrived)
+            record["foresight"] = [point.to_dict() for point in film.foresight()]
+        return record
+
+    def _world(self) -> World:
+        if self.world is None:
+            self.world = make_world(self.job.config.world, **self.job.config.world_options)
+        return self.world
+
+    def _policy(self, arm: str) -> Policy[Any]:
+        if arm not in self.policies:
+            self.policies[arm] = open_policy(self.job.config.arms[arm])
+        return self.policies[arm]
+
+
+def file_name(name: str) -> str:
+    """A task's name as a file may be called on any system."""
+    return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in name)
+
+
+def _loop_config(config: CompareConfig, *, filmed: bool) -> LoopConfig:
+    """Recorders change no command: only the filmed episodes pay for rendering every tick and for imagining."""
+    loop = LoopConfig(imagine=filmed, observe_every=1 if filmed else 0)
+    return loop if config.execute_horizon is None else replace(loop, execute_horizon=config.execute_horizon)
+
+
+def _record(unit: Unit, result: EpisodeResult) -> dict[str, Any]:
+    plain = result.to_dict()
+    del plain["wall_seconds"]  # how busy this machine was is no property of the episode
+    rounded = json.loads(json.dumps(plain), parse_float=lambda text: round(float(text), DECIMALS))
+    return {
+        "arm": unit.arm,
+        "condition": unit.condition,
+        "task": unit.task,
+        "seed": unit.seed,
+        "result": rounded,
+        "events": unit.path.as_posix(),
+        "video": None,
+        "imagines": False,
+        "foresight": [],
+    }
+
+
+def _crashed(job: Job, unit: Unit, error: Exception) -> dict[str, Any]:
+    """The record of an episode that broke before or after the loop could report on it."""
+    result = EpisodeResult(
+        task=unit.task,
+        seed=unit.seed,
+        outcome=Outcome(success=False, reason="crashed", time=0.0),
+        clock=job.config.clock,
+        latency=job.conditions[unit.condition].profiles[unit.arm].name,
+        period=0.0,
+        horizon=0,
+        execute_horizon=job.config.execute_horizon or 0,
+        error=f"{type(error).__name__}: {error}",
+    )
+    return _record(unit, result)

@@ -1,0 +1,284 @@
+"""What happened, tick by tick, told to whoever listens; listeners can neither slow nor break a tick.
+
+    loop --event--> Bus --on_event--> Subscriber (event log, video, viewer, counters)
+
+In-process subscribers get the observations and predictions themselves; the log on disk gets what JSON can hold.
+"""
+
+import json
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from actloop.contracts import Action, Embodiment, Observation, Prediction, Task
+from actloop.errors import ContractError, DataError
+from actloop.loop.result import EpisodeResult
+
+DECIMALS = 6  # of every number in the log: a microsecond, a micrometre
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened at `time`, seconds since the first tick of the episode, on the loop's clock."""
+
+    kind: ClassVar[str] = "event"
+    live: ClassVar[frozenset[str]] = frozenset()  # fields for in-process subscribers only, kept out of the log
+
+    episode: int
+    tick: int
+    time: float
+
+    def record(self) -> dict[str, object]:
+        """JSON-ready form, fields in the order of their declaration."""
+        plain: dict[str, object] = {"event": self.kind}
+        for field in fields(self):
+            if field.name not in self.live:
+                plain[field.name] = _plain(getattr(self, field.name))
+        return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeStarted(Event):
+    """The world is reset. `embodiment_id` changes with anything that the body declares."""
+
+    kind: ClassVar[str] = "started"
+    live: ClassVar[frozenset[str]] = frozenset({"task", "embodiment", "observation"})
+
+    task_name: str
+    instruction: str
+    seed: int
+    clock: str
+    latency: str
+    period: float
+    horizon: int
+    execute_horizon: int
+    embodiment_id: str
+    task: Task
+    embodiment: Embodiment
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested(Event):
+    """The model was asked. `why`: `first`, `executed`, `spending` (asked early, it would run out) or `spent`."""
+
+    kind: ClassVar[str] = "requested"
+    live: ClassVar[frozenset[str]] = frozenset({"observation"})
+
+    plan: int
+    why: str
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replied(Event):
+    """An answer came. `reason` says why it was dropped: `episode`, `plan` or `older`; empty when accepted."""
+
+    kind: ClassVar[str] = "replied"
+    live: ClassVar[frozenset[str]] = frozenset({"prediction"})
+
+    plan: int
+    anchor: int
+    accepted: bool
+    reason: str
+    delay: int
+    skipped: int
+    latency: float
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imagined(Event):
+    """An accepted answer came with a future: `frames` images per camera, `future_period` seconds apart."""
+
+    kind: ClassVar[str] = "imagined"
+    live: ClassVar[frozenset[str]] = frozenset({"prediction"})
+
+    plan: int
+    anchor: int
+    cameras: tuple[str, ...]
+    frames: int
+    future_period: float
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked(Event):
+    """A command was sent.
+
+    `hold` is empty, `starved` (no chunk came yet) or `late` (the plan is spent); then `plan`, `anchor` and `index`
+    are -1 and `age` is None. `age` is seconds since the capture of the observation behind the action. `observation`
+    is the one of this tick, if one was taken.
+    """
+
+    kind: ClassVar[str] = "ticked"
+    live: ClassVar[frozenset[str]] = frozenset({"observation"})
+
+    requested: Action
+    sent: Action
+    plan: int
+    anchor: int
+    index: int
+    hold: str
+    age: float | None
+    observation: Observation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeEnded(Event):
+    """The episode is over; `observation` is the last one, if the world could still give it."""
+
+    kind: ClassVar[str] = "ended"
+    live: ClassVar[frozenset[str]] = frozenset({"result", "observation"})
+
+    success: bool
+    reason: str
+    error: str
+    ticks: int
+    executed: int
+    held_starved: int
+    held_late: int
+    calls: int
+    dropped: Mapping[str, int]
+    infeasible: str
+    result: EpisodeResult
+    observation: Observation | None
+
+
+@runtime_checkable
+class Subscriber(Protocol):
+    """Listens. What it raises is counted and reported with the episode; it never reaches the robot."""
+
+    def on_event(self, event: Event) -> None: ...
+
+
+class Bus:
+    """Tells subscribers, in order, in this thread: for the virtual clock, where time stands still meanwhile."""
+
+    def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+        self._subscribers = tuple(subscribers)
+        self._failures: Counter[str] = Counter()
+
+    def publish(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber.on_event(event)
+            except Exception as error:  # whatever a recorder raises is its own affair
+                self._failures[f"{type(subscriber).__name__}: {type(error).__name__}: {error}"] += 1
+
+    def close(self) -> tuple[str, ...]:
+        """Finish, and say what went wrong, once each, with how often."""
+        return tuple(f"{what} ({count} times)" for what, count in self._failures.items())
+
+
+class ThreadedBus(Bus):
+    """Tells subscribers in another thread: for the wall clock. A full queue drops events, counted, and never blocks."""
+
+    def __init__(self, subscribers: Sequence[Subscriber] = (), *, size: int = 1024, timeout: float = 5.0) -> None:
+        super().__init__(subscribers)
+        self._queue: queue.Queue[Event | None] = queue.Queue(maxsize=size)
+        self._timeout = timeout
+        self._lost = 0
+        self._thread = threading.Thread(target=self._drain, name="actloop-events", daemon=True)
+        self._thread.start()
+
+    def publish(self, event: Event) -> None:
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            self._lost += 1
+
+    def close(self) -> tuple[str, ...]:
+        """Wait for the subscribers, for as long as the timeout, and say what went wrong."""
+        slow: tuple[str, ...] = ()
+        try:
+            self._queue.put(None, timeout=self._timeout)
+            self._thread.join(self._timeout)
+        except queue.Full:
+            pass
+        if self._thread.is_alive():
+            slow = (f"subscribers were still busy {self._timeout:g} s after the end and were left behind",)
+        lost = (f"{self._lost} events were dropped because subscribers were too slow",) if self._lost else ()
+        return super().close() + lost + slow
+
+    def _drain(self) -> None:
+        while (event := self._queue.get()) is not None:
+            super().publish(event)
+
+
+class EventLog:
+    """Writes events as JSON lines, flushed every tick, with bytes that follow from the events alone."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w", encoding="utf-8", newline="\n")
+
+    def on_event(self, event: Event) -> None:
+        self._file.write(json.dumps(event.record(), separators=(",", ":"), allow_nan=False) + "\n")
+        if isinstance(event, Ticked | EpisodeEnded):
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "EventLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_events(path: Path | str) -> list[dict[str, object]]:
+    """The records of an `EventLog`, without a last line that was cut off.
+
+    Raises:
+        DataError: there is no such file, or a line other than the last is no record.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the event log ({error})") from error
+    return list(_records(Path(path), lines))
+
+
+def _records(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, object]]:
+    complete, rest = lines[:-1], lines[-1]  # a finished log ends with a newline, so `rest` is empty
+    for number, line in enumerate(complete, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not an event ({error}); was the file edited?") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object, got {type(record).__name__}")
+        yield record
+    if rest:
+        try:
+            record = json.loads(rest)
+        except ValueError:
+            return
+        if isinstance(record, dict):
+            yield record
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, DECIMALS) + 0.0  # no negative zero
+    if isinstance(value, np.ndarray):
+        return [round(float(component), DECIMALS) + 0.0 for component in value.ravel()]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    raise ContractError("event", f"{type(value).__name__} has no place in the log")

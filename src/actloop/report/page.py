@@ -1,0 +1,59 @@
+"""Writes the page of a run folder: one file that needs nothing else, readable on a phone, in print and in the dark."""
+
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from actloop.evaluation.answer import answer
+from actloop.evaluation.compare import load_comparison
+from actloop.evaluation.comparison import Comparison
+from actloop.report import method, sections
+from actloop.report.markup import tag, text
+
+TITLE = "Where should prediction live here?"
+NAME = "report.html"
+
+
+def write_page(folder: Path | str) -> Path:
+    """The page of a comparison, finished or not, as `report.html` in its folder.
+
+    Raises:
+        DataError: there is no comparison in the folder, or its files are damaged.
+    """
+    folder = Path(folder)
+    path = folder / NAME
+    partial = path.with_suffix(".partial")
+    partial.write_text(render(load_comparison(folder), folder), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render(comparison: Comparison, folder: Path) -> str:
+    """The page as a string; films and event logs are read from the folder."""
+    said = answer(comparison)
+    foresight = sections.foresight_chart(comparison)
+    filled = {
+        "title": text(TITLE),
+        "style": _file("style.css"),
+        "script": _file("page.js"),
+        "headline": text(said.headline),
+        "facts": sections.facts(comparison),
+        "answer": "".join(tag("p", text(paragraph)) for paragraph in said.paragraphs),
+        "arms": sections.arms_table(comparison),
+        "contrasts": sections.contrasts_table(comparison),
+        "latency": sections.latency_charts(comparison),
+        "latency_table": sections.latency_table(comparison),
+        "heat": sections.heat_tables(comparison),
+        "films": sections.films(comparison, folder),
+        "foresight": tag("section", tag("h2", "Did what was imagined come?"), foresight) if foresight else "",
+        "timelines": sections.timelines(comparison, folder),
+        "method": method.method(comparison),
+        "identities": method.identities(comparison),
+        "machine": method.machine(comparison),
+        "crashes": method.crashes(comparison),
+    }
+    return Template(_file("page.html")).substitute(filled)
+
+
+def _file(name: str) -> str:
+    return resources.files("actloop.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,146 @@
+"""Run a world's scripted expert through one episode, shaken where asked.
+
+label     what the expert would send in this state, clean
+executed  label + smooth bursts of noise, clipped to the limits; recovery from them is in the data
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from actloop.contracts import Action, Demonstrator, Disturbable, Embodiment, Observation, Task, World
+from actloop.errors import ContractError
+
+NOISE = {"delta": 0.5, "velocity": 0.5, "absolute": 0.03}  # of half the range of a component, at the peak of a burst
+BURST_TICKS = (3, 9)
+BURST_CHANCE = 0.12  # per tick between bursts
+SETTLE_TICKS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What to run. Everything that happens follows from `task`, `seed` and `number`."""
+
+    task: Task
+    seed: int
+    number: int
+    noise_share: float
+    disturb_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """One episode of the expert; `actions` are its clean labels, `executed` what the world really did.
+
+    A failed one has no frames.
+    """
+
+    attempt: Attempt
+    success: bool
+    reason: str
+    is_noisy: bool
+    disturbance: str
+    disturbed_at: int
+    images: dict[str, UInt8[np.ndarray, "time height width 3"]]
+    states: Float[np.ndarray, "time state"]
+    actions: Float[np.ndarray, "time action"]
+    executed: Float[np.ndarray, "time action"]
+
+
+@dataclass(slots=True)
+class _Burst:
+    """Smooth action noise that comes and goes: a random direction under half a sine."""
+
+    scale: Float[np.ndarray, "action"]
+    rng: np.random.Generator
+    left: int = 0
+    ticks: int = 1
+    direction: Any = 0.0
+
+    def __call__(self) -> Float[np.ndarray, "action"] | float:
+        if not self.left:
+            if self.rng.random() >= BURST_CHANCE:
+                return 0.0
+            self.ticks = self.left = int(self.rng.integers(*BURST_TICKS))
+            self.direction = self.rng.normal(size=len(self.scale)) * self.scale
+        height = np.sin(np.pi * (self.left - 0.5) / self.ticks)
+        self.left -= 1
+        noise: np.ndarray = self.direction * height
+        return noise
+
+
+def demonstrate(world: World, attempt: Attempt) -> Demonstration:
+    """One episode of the expert of `world`, up to success and a few ticks of settling, or to failure.
+
+    Raises:
+        ContractError: the world has no expert.
+    """
+    if not isinstance(world, Demonstrator):
+        raise ContractError(world.embodiment.name, "has no scripted expert (`demonstrate`) to record")
+    rng = np.random.default_rng([attempt.seed, crc32(attempt.task.name.encode()), attempt.number])
+    world_seed, disturb_seed = (int(value) for value in rng.integers(2**31, size=2))
+    is_noisy = bool(rng.random() < attempt.noise_share)
+    disturbance, at = "", -1
+    if isinstance(world, Disturbable) and world.disturbances and rng.random() < attempt.disturb_share:
+        disturbance = str(rng.choice(world.disturbances))
+        # An undisturbed run first: only its length tells which ticks lie inside the episode.
+        at = int(_expert_length(world, attempt.task, world_seed) * rng.uniform(0.1, 0.8))
+    embodiment = world.embodiment
+    burst = _Burst(scale=_noise_scale(embodiment) * is_noisy, rng=rng)
+    obs = world.reset(attempt.task, seed=world_seed)
+    seen: list[Observation] = []
+    actions: list[Action] = []
+    executed: list[Action] = []
+    settle = SETTLE_TICKS
+    while settle:
+        if len(seen) == at and isinstance(world, Disturbable):
+            world.disturb(disturbance, seed=disturb_seed)
+            obs = world.observe()
+        outcome = world.outcome()
+        if outcome is not None:
+            if not outcome.success:
+                break
+            settle -= 1
+        embodiment.check(obs)
+        label = embodiment.action.clip(world.demonstrate())
+        embodiment.action.check(label, f"{attempt.task.name}: expert action")
+        noise = burst() if outcome is None else 0.0
+        sent = world.apply(embodiment.action.clip(label + noise))
+        seen.append(obs)
+        actions.append(label)
+        executed.append(np.array(sent, np.float32))
+        obs = world.observe()
+    assert outcome is not None
+    kept = seen if outcome.success else []
+    return Demonstration(
+        attempt=attempt,
+        success=outcome.success,
+        reason=outcome.reason,
+        is_noisy=is_noisy,
+        disturbance=disturbance if len(seen) > at else "",
+        disturbed_at=at,
+        images={c.name: np.array([obs.images[c.name] for obs in kept], np.uint8) for c in embodiment.cameras},
+        states=np.array([obs.state for obs in kept], np.float32),
+        actions=np.array(actions[: len(kept)], np.float32),
+        executed=np.array(executed[: len(kept)], np.float32),
+    )
+
+
+def _expert_length(world: World, task: Task, seed: int) -> int:
+    """Ticks that the expert takes when nothing disturbs it."""
+    assert isinstance(world, Demonstrator)
+    world.reset(task, seed=seed)
+    ticks = 0
+    while world.outcome() is None:
+        world.apply(world.embodiment.action.clip(world.demonstrate()))
+        ticks += 1
+    return ticks
+
+
+def _noise_scale(embodiment: Embodiment) -> Float[np.ndarray, "action"]:
+    kinds = [NOISE[part.kind] for part in embodiment.action.parts for _ in range(part.size)]
+    scale: np.ndarray = np.array(kinds) * (embodiment.action.high - embodiment.action.low) / 2
+    return scale
