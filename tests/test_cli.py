@@ -37,9 +37,9 @@ def test_help_fits_eighty_columns(
     name: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    table = [line for line in help_of(capsys, *name).splitlines() if line.startswith(("╭", "│", "╰"))]
-    assert table
-    assert max(map(len, table)) <= 80
+    usage, *lines = help_of(capsys, *name).splitlines()
+    assert usage.startswith(f"usage: actloop {' '.join(name)}")
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.__name__)
@@ -63,7 +63,9 @@ def test_every_option_is_described_once_for_all_commands(command: object) -> Non
         (["compare", "--arms", "a=OUT/none.safetensors", "--out", "OUT/run"], "no such checkpoint"),
         (["compare", "--arms", "a=x", "a=y", "--out", "OUT/run"], "names 'a' twice"),
         (["compare", "--arms", "fastest", "--out", "OUT/run"], "policy shipped for 'tabletop'"),
-        (["compare", "--latency", "fastwam-5090", "--out", "OUT/run"], "fastwam-5090d"),
+        (["compare", "--world", "exact", "--out", "OUT/run"], "no policy ships for 'exact'"),
+        (["worlds", "exact", "--world-options", "image_size"], "NAME=VALUE"),
+        (["worlds", "exact", "--world-options", "image_sise=64"], "did you mean 'image_size'"),
         (["report", "OUT/nowhere"], "nowhere"),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, list) else "",
@@ -135,6 +137,46 @@ def test_record_then_look_into_it(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["data", "info", str(folder), "--plot", str(plot)]) == 0
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert str(summary["episodes"]) in capsys.readouterr().out
+
+
+@pytest.fixture
+def seek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, now the current one, with the policy of docs/add-a-policy.md."""
+    page = (Path(__file__).parents[1] / "docs" / "add-a-policy.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "seek.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "seek", raising=False)
+    return tmp_path
+
+
+COMPARE = ["compare", "--world", "exact", "--world-options", "image_size=64", "--arms", "seek=seek:Seek"]
+QUICK = ["--tasks", "reach-left", "--episodes", "2", "--sweep", "0", "--latency", "190", "--workers", "1"]
+
+
+def test_compare_a_policy_of_ones_own_then_report(seek: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*COMPARE, *QUICK, "--out", "run", "--json"]
+    assert main(asked) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["complete"]
+    assert all(cell["successes"] == cell["episodes"] for cell in results["cells"])
+    page = seek / results["page"]
+    assert page.read_text(encoding="utf-8").startswith("<!")
+    page.unlink()
+    assert main(["report", "run"]) == 0
+    assert page.exists()
+    capsys.readouterr()
+    assert main(asked) == 0  # everything is finished, so nothing runs
+    assert json.loads(capsys.readouterr().out)["cells"] == results["cells"]
+    assert main([*asked, "--seed", "5"]) == 2
+    assert "holds another comparison" in capsys.readouterr().err
+
+
+def test_a_misspelt_latency_is_found_before_anything_runs(seek: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMPARE, "--latency", "fastwam-5090", "--out", "run"]) == 2
+    assert "fastwam-5090d" in capsys.readouterr().err
+    assert not (seek / "run").exists()
 
 
 def test_an_interruption_says_what_is_kept(

@@ -8,8 +8,12 @@ from actloop.cli import doctor, main
 from actloop.cli.doctor import Check, ProbeError, can_run, report
 
 
-def test_every_check_says_something_and_a_missing_one_says_what_to_do() -> None:
-    checks = doctor.examine()
+@pytest.fixture(scope="module")
+def checks() -> list[Check]:
+    return doctor.examine()
+
+
+def test_every_check_says_something_and_a_missing_one_says_what_to_do(checks: list[Check]) -> None:
     assert len({check.name for check in checks}) == len(checks)
     for check in checks:
         assert check.detail

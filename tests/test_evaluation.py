@@ -1,5 +1,6 @@
 """The comparison: fake policies in the exact world, where every success and failure is known by hand."""
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -7,13 +8,42 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from rich.console import Console
 
 from actloop.contracts import ActionChunk, Embodiment, Future, Observation, Prediction
-from actloop.evaluation.comparison import Comparison
-from actloop.evaluation import CompareConfig, RunMismatchError, answer, compare, format_table, load_comparison
-from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld
+from actloop.errors import CheckpointError, ContractError, UnknownNameError
+from actloop.evaluation import (
+    CompareConfig,
+    Progress,
+    RunMismatchError,
+    answer,
+    compare,
+    format_table,
+    load_comparison,
+)
+from actloop.evaluation.arms import Condition
+from actloop.evaluation.comparison import Comparison, judge
+from actloop.evaluation.film import Arrived, Film
+from actloop.evaluation.progress import Estimate, spoken
+from actloop.evaluation.run import read_run
+from actloop.evaluation.runner import Unit
+from actloop.evaluation.statistics import (
+    clopper_pearson,
+    compare_paired,
+    detectable_difference,
+    holm,
+    mcnemar,
+    mean_success,
+    paired_difference,
+    pairs_needed,
+    time_to_success,
+    wilson,
+)
+from actloop.loop.config import derive_seed
+from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld, read_tick
 
 HORIZON = 8
 
@@ -71,10 +101,433 @@ def dreamer() -> Seeker:
 
 class Breaking(Seeker):
     def predict(self, session: bool, obs: Observation, **rest: Any) -> tuple[bool, Prediction]:
-        if obs.tick > 3:
+        if read_tick(obs.images["front"]) > 3:
             raise RuntimeError("the network exploded")
         return super().predict(session, obs, **rest)
 
 
 def breaking() -> Seeker:
     return Breaking("fast")
+
+
+def config(out: Path, **changes: Any) -> CompareConfig:
+    arms = {"plain": "test_evaluation:plain", "dreamer": "test_evaluation:dreamer"}
+    base = CompareConfig(
+        out=out, arms=arms, world="exact", episodes=4, latency="190", sweep=("0",), videos=1, workers=1
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareConfig, Comparison]:
+    settings = config(tmp_path_factory.mktemp("run"))
+    return settings, compare(settings)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything that must not depend on how the run went: not the timings of the arms, not the date."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("run.json", "results.json", "report.html")
+    }
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"), [(5, 10, 18.7, 81.3), (18, 20, 68.3, 98.8), (45, 50, 78.2, 96.7), (90, 100, 82.4, 95.1)]
+)
+def test_clopper_pearson_gives_the_published_numbers(k: int, n: int, low: float, high: float) -> None:
+    interval = clopper_pearson(k, n)
+    assert (round(100 * interval.low, 1), round(100 * interval.high, 1)) == (low, high)
+
+
+def test_wilson_gives_known_numbers_and_stays_inside() -> None:
+    interval = wilson(90, 100)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.8256, 0.9448)
+    assert wilson(0, 7).low == 0.0
+    assert wilson(7, 7).high == 1.0
+    empty = wilson(0, 0)
+    assert math.isnan(empty.value)
+    assert (empty.low, empty.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3)])
+def test_impossible_counts_are_refused(k: int, n: int) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        wilson(k, n)
+
+
+def test_mcnemar_is_the_exact_sign_test() -> None:
+    assert mcnemar(0, 6) == pytest.approx(2 / 64)
+    assert mcnemar(6, 0) == mcnemar(0, 6)
+    assert mcnemar(3, 3) == 1.0
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_holm_steps_down_and_stays_monotone() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_mean_of_tasks_weighs_tasks_alike_and_keeps_a_width() -> None:
+    uneven = mean_success({"often": dict.fromkeys(range(10), True), "rare": {0: False, 1: False}})
+    assert uneven.value == pytest.approx(0.5)
+    sure = mean_success({"a": dict.fromkeys(range(10), True)})
+    assert sure.high == 1.0
+    assert sure.low == pytest.approx(wilson(10, 10).low)  # ten of ten is not certainty
+    assert mean_success({"a": {0: True, 1: False}}) == mean_success({"a": {1: False, 0: True}})
+
+
+def test_seeds_that_sink_all_tasks_together_widen_the_interval() -> None:
+    together = {task: {seed: seed % 2 == 0 for seed in range(10)} for task in "abcdefgh"}
+    apart = {task: {seed: (seed + index) % 2 == 0 for seed in range(10)} for index, task in enumerate("abcdefgh")}
+    wide, narrow = mean_success(together), mean_success(apart)
+    assert wide.value == narrow.value == 0.5
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+def test_paired_arms_are_compared_on_shared_seeds_only() -> None:
+    first = {"a": {0: True, 1: True, 2: True}, "b": {0: True}}
+    second = {"a": {0: False, 1: True, 9: False}}
+    paired = compare_paired(first, second)
+    assert (paired.pairs, paired.only_first, paired.only_second) == (2, 1, 0)
+    assert paired.difference.value == 0.5
+    assert paired.difference.low <= 0 <= paired.difference.high
+    assert compare_paired(first, {}).pairs == 0
+
+
+def test_the_paired_interval_agrees_with_newcombe() -> None:
+    interval = paired_difference(both=36, only_first=14, only_second=0, pairs=54)  # 12/54 fail both, 2 neither
+    assert interval.value == pytest.approx(14 / 54)
+    assert 0.1 < interval.low < interval.value < interval.high < 0.42
+    with pytest.raises(ValueError, match="cannot hold"):
+        paired_difference(both=3, only_first=1, only_second=1, pairs=4)
+
+
+def test_the_number_of_pairs_needed_falls_with_the_difference() -> None:
+    assert pairs_needed(0.1, 0.2) == 155
+    assert pairs_needed(-0.1, 0.2) == 155
+    assert pairs_needed(0.3, 0.3) < 30
+    assert detectable_difference(155, 0.2) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="difference"):
+        pairs_needed(0.0, 0.2)
+
+
+def test_failures_count_as_their_time_limit() -> None:
+    taken = time_to_success([1.0, 3.0, 2.0], [True, True, False], [5.0, 5.0, 5.0])
+    assert taken.median == 2.0
+    assert taken.restricted_mean == pytest.approx(3.0)
+    assert math.isnan(time_to_success([2.0], [False], [5.0]).median)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_meets_the_same_initial_conditions(finished: tuple[CompareConfig, Comparison]) -> None:
+    settings, comparison = finished
+    assert comparison.complete
+    assert len(comparison.records) == 2 * 2 * 2 * 4  # arms, conditions, tasks, seeds
+    by_arm = {arm: {(r["task"], r["seed"]) for r in comparison.records if r["arm"] == arm} for arm in settings.arms}
+    assert by_arm["plain"] == by_arm["dreamer"]
+
+
+def test_the_numbers_are_those_of_the_episodes(finished: tuple[CompareConfig, Comparison]) -> None:
+    _, comparison = finished
+    cell = comparison.cell("dreamer", "190ms")
+    assert cell is not None
+    assert (cell.successes, cell.episodes, cell.planned, cell.crashed) == (8, 8, 8, 0)
+    assert cell.latency_ms.p50 == cell.latency_ms.p99 == pytest.approx(190)
+    quick = comparison.cell("dreamer", "0ms")
+    assert quick is not None
+    assert quick.age_ms.p50 < cell.age_ms.p50
+    plain_cell = comparison.cell("plain", "190ms")
+    assert plain_cell is not None
+    expected = sum(
+        not np.random.default_rng(derive_seed(seed, "policy")).random() < 0.5 for seed in range(4) for _ in range(2)
+    )
+    assert plain_cell.successes == expected
+
+
+def test_one_and_two_workers_give_the_same_bytes(finished: tuple[CompareConfig, Comparison], tmp_path: Path) -> None:
+    settings, one = finished
+    two = compare(config(tmp_path, workers=2))
+    assert contents(tmp_path) == contents(settings.out)
+    assert two.records == one.records
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    finished: tuple[CompareConfig, Comparison], tmp_path: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 5:
+            raise Enough
+
+    with pytest.raises(Enough):
+        compare(config(tmp_path), stop)
+    path = tmp_path / "episodes.jsonl"
+    assert len(path.read_text().splitlines()) == 5
+    assert not load_comparison(tmp_path).complete
+    path.write_bytes(path.read_bytes()[:-40])  # the last line was cut off as well
+    frozen = (tmp_path / "run.json").read_bytes()
+    seen: list[Progress] = []
+    comparison = compare(config(tmp_path), seen.append)
+    assert seen[0].done == 4
+    assert seen[-1].done == seen[-1].total == 32
+    assert comparison.complete
+    assert contents(tmp_path) == contents(finished[0].out)
+    assert (tmp_path / "run.json").read_bytes() == frozen
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"episodes": 9}, "episodes: the folder has 4, asked for 9"),
+        ({"sweep": ("600",)}, "sweep"),
+        ({"world_options": {"image_size": 64}}, "world_options.image_size"),
+        ({"arms": {"plain": "test_evaluation:dreamer", "dreamer": "test_evaluation:dreamer"}}, "weights.plain"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_differs(
+    finished: tuple[CompareConfig, Comparison], changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(RunMismatchError, match=named):
+        compare(replace(finished[0], **changes))
+
+
+def test_a_crash_is_a_failure_that_keeps_its_error(tmp_path: Path) -> None:
+    comparison = compare(config(tmp_path, arms={"breaking": "test_evaluation:breaking"}, episodes=1, sweep=()))
+    cell = comparison.cell("breaking", "190ms")
+    assert cell is not None
+    assert (cell.episodes, cell.successes, cell.crashed) == (2, 0, 2)
+    assert "the network exploded" in comparison.to_json()["crashes"][0]["error"]
+    assert "2 episodes crashed and count as failed" in dict(answer(comparison).paragraphs)["Limits"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arms": {}}, "nothing to compare"),
+        ({"arms": {"a/b": "x:y"}}, "names a folder"),
+        ({"baseline": "nobody"}, "none of the arms"),
+        ({"episodes": 0}, "at least 1"),
+        ({"clock": "sundial"}, "'virtual' or 'paused'"),
+        ({"execute_horizon": 0}, "at least 1"),
+    ],
+)
+def test_a_bad_configuration_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ContractError, match=reason):
+        config(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"arms": {"a": "nowhere.safetensors"}}, CheckpointError, "no such checkpoint"),
+        ({"arms": {"a": "test_evaluation:absent"}}, ContractError, "cannot be imported"),
+        ({"arms": {"a": "test_evaluation:contents"}}, TypeError, "argument"),
+        ({"latency": "fastwam-5090"}, UnknownNameError, "fastwam-5090d"),
+        ({"arms": {"a": "test_evaluation:unnamed"}, "latency": "published"}, ContractError, "variant"),
+        ({"tasks": ("reach-lefd",)}, UnknownNameError, "reach-left"),
+        ({"world": "exakt"}, UnknownNameError, "exact"),
+        ({"arms": {"a": "test_evaluation:deaf"}}, ContractError, "arm 'a', task 'reach-left': does not take"),
+        ({"world_options": {"control_hz": 20.0}}, ContractError, "other cameras, limits, units or rate"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_first_episode(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        compare(config(tmp_path, **changes))
+    assert not (tmp_path / "run.json").exists()
+
+
+class Deaf(Seeker):
+    def start(self, instruction: str, *, seed: int) -> bool:
+        raise ContractError("instruction", "unknown word 'goal'")
+
+
+def deaf() -> Seeker:
+    return Deaf("fast")
+
+
+def unnamed() -> Seeker:
+    return Seeker("another")
+
+
+def test_a_paused_world_waits_and_nothing_is_late(tmp_path: Path) -> None:
+    comparison = compare(config(tmp_path, clock="paused", latency="600", sweep=("0",), videos=0, episodes=1))
+    assert [condition.name for condition in comparison.run.conditions] == ["600ms"]
+    cell = comparison.cell("dreamer", "600ms")
+    assert cell is not None
+    assert cell.late == cell.starved == 0
+
+
+def test_measured_latency_is_frozen_into_the_run(tmp_path: Path) -> None:
+    comparison = compare(config(tmp_path, latency="measured", sweep=(), episodes=1, videos=0))
+    profiles = comparison.run.main.profiles
+    assert len(profiles["plain"].seconds) == 20
+    again = read_run(tmp_path)
+    assert again.main.profiles == profiles
+    assert load_comparison(tmp_path).cells == comparison.cells
+
+
+def test_published_latency_is_each_variants_own(tmp_path: Path) -> None:
+    comparison = compare(config(tmp_path, latency="published", sweep=(), episodes=1, videos=0))
+    main = comparison.run.main
+    assert (main.latency_ms("plain"), main.latency_ms("dreamer")) == (190, 580)
+
+
+# --- films and foresight ----------------------------------------------------------------------------------------------
+
+
+def test_films_show_imagined_beside_real_where_an_arm_imagines(finished: tuple[CompareConfig, Comparison]) -> None:
+    settings, comparison = finished
+    sizes = {}
+    for record in comparison.records:
+        filmed = record["condition"] == "190ms" and record["seed"] == 0
+        assert (record["video"] is not None) == filmed
+        if filmed:
+            with av.open(str(settings.out / record["video"])) as container:
+                stream = container.streams.video[0]
+                sizes[record["arm"]] = (stream.width, stream.height)
+                assert stream.codec_context.pix_fmt == "yuv420p"
+                assert stream.frames == record["result"]["ticks"] + 1
+    assert sizes == {"plain": (96, 96), "dreamer": (96 * 2 + 4, 96)}
+
+
+def test_filming_changes_no_command(finished: tuple[CompareConfig, Comparison], tmp_path: Path) -> None:
+    _, comparison = finished
+    without = compare(config(tmp_path, videos=0))
+    assert [r["result"] for r in without.records] == [r["result"] for r in comparison.records]
+
+
+def test_a_still_imagination_has_no_foresight(finished: tuple[CompareConfig, Comparison]) -> None:
+    _, comparison = finished
+    rows = comparison.foresight
+    assert {row.arm for row in rows} == {"dreamer"}
+    assert [row.lead for row in rows] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert all(row.psnr == pytest.approx(row.still) for row in rows)
+
+
+def test_the_film_picks_the_imagined_frame_for_the_time_nearest_to_now() -> None:
+    film = Film(period=0.1, camera="front")
+    shade = {tick: np.full((8, 8, 3), tick, dtype=np.uint8) for tick in range(12)}
+    for tick, image in shade.items():
+        film.seen[tick] = Observation(images={"front": image}, state=np.zeros(2, np.float32), tick=tick, time=tick / 10)
+    chunk = ActionChunk(actions=np.zeros((8, 2), np.float32), anchor=2, period=0.1, observed_at=0.2)
+    frames = np.stack([shade[4], shade[6], shade[8]])  # a perfect imagination, every 0.2 s from tick 2
+    film.arrived.append(Arrived(tick=3, plan=0, future=Future(frames={"front": frames}, chunk=chunk, period=0.2)))
+    film.last_tick[0] = 6
+    beside = [int(picture[0, -1, 0]) for picture in film.panels()]
+    assert beside == [96, 96, 96, 4, 4, 6, 6, 8, 8, 8, 8, 8]
+    points = film.foresight()
+    assert [round(point.lead, 1) for point in points] == [0.2, 0.4]  # tick 8 followed another plan
+    assert all(point.error == 0 < point.still for point in points)
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def staged(finished: tuple[CompareConfig, Comparison], rates: Mapping[str, tuple[str, int]], seeds: int) -> Comparison:
+    """A comparison with made-up arms, name -> (variant, seeds out of `seeds` that succeed, the first ones)."""
+    run, pattern = finished[1].run, finished[1].records[0]
+    arms = tuple(replace(run.arms[0], name=name, identity={"variant": variant}) for name, (variant, _) in rates.items())
+    main = Condition(name="190ms", profiles=dict.fromkeys(rates, run.main.profiles["plain"]))
+    made = replace(
+        run,
+        arms=arms,
+        conditions=(main,),
+        baseline=arms[0].name,
+        config={**run.config, "episodes": seeds},
+    )
+    records = []
+    for name, (_, wins) in rates.items():
+        for task in run.tasks:
+            for seed in range(seeds):
+                outcome = {"success": seed < wins, "reason": "", "time": 1.0}
+                result = {**pattern["result"], "outcome": outcome}
+                place = {"arm": name, "condition": "190ms", "task": task.name, "seed": seed}
+                records.append({**pattern, **place, "result": result, "foresight": []})
+    return judge(made, records)
+
+
+@pytest.mark.parametrize(
+    ("wins", "said"),
+    [
+        ({"vla": 35, "fast": 36, "joint": 35}, "cannot tell the arms apart"),
+        ({"vla": 15, "fast": 38, "joint": 12}, "Prediction belongs in training here"),
+        ({"vla": 10, "fast": 12, "joint": 38}, "Prediction pays in the control loop here"),
+        ({"vla": 38, "fast": 12, "joint": 10}, "Prediction does not pay here"),
+        ({"vla": 10, "fast": 37, "joint": 38}, "training with it does as well as predicting online"),
+        ({"vla": 37, "fast": 38, "joint": 10}, "does not belong in the control loop here; whether training"),
+        ({"vla": 37, "fast": 10, "joint": 38}, "whether predicting online does, these episodes cannot tell"),
+        ({"vla": 0, "fast": 0, "joint": 0}, "No arm succeeded once"),
+    ],
+)
+def test_the_answer_follows_from_the_numbers(
+    finished: tuple[CompareConfig, Comparison], wins: dict[str, int], said: str
+) -> None:
+    variants = {"vla": "no-cotrain", "fast": "fast", "joint": "joint"}
+    comparison = staged(finished, {name: (variants[name], count) for name, count in wins.items()}, 40)
+    assert said in answer(comparison).headline
+
+
+def test_few_episodes_are_not_enough_and_it_says_how_many_would_be(
+    finished: tuple[CompareConfig, Comparison],
+) -> None:
+    comparison = staged(finished, {"vla": ("no-cotrain", 2), "fast": ("fast", 3)}, 4)
+    said = answer(comparison)
+    assert "cannot tell" in said.headline
+    assert "Paired episodes that would settle it" in dict(said.paragraphs)["Left open"]
+    assert "This run has 8" in dict(said.paragraphs)["Left open"]
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path, finished: tuple[CompareConfig, Comparison]) -> None:
+    _, comparison = finished
+    assert answer(judge(comparison.run, [])).headline == "Too early to say."
+    some = judge(comparison.run, comparison.records[:-1])
+    assert "not finished (31 of 32 episodes)" in dict(answer(some).paragraphs)["Limits"]
+
+
+def test_the_order_of_episodes_changes_nothing(finished: tuple[CompareConfig, Comparison]) -> None:
+    _, comparison = finished
+    assert judge(comparison.run, list(reversed(comparison.records))) == comparison
+
+
+def test_results_are_json_and_the_table_fits_a_terminal(finished: tuple[CompareConfig, Comparison]) -> None:
+    settings, comparison = finished
+    written = json.loads((settings.out / "results.json").read_text())
+    assert written["complete"]
+    assert written["answer"]["headline"] == answer(comparison).headline
+    assert {cell["scope"] for cell in written["cells"]} == {"all", "task:reach-left", "task:reach-right"}
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    console.print(format_table(comparison))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "dreamer" in shown
+    assert "190/190/190" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_time_left_is_that_of_like_episodes() -> None:
+    units = [Unit(arm=arm, condition="0ms", task="t", seed=seed) for arm in ("quick", "slow") for seed in range(3)]
+    estimate = Estimate(total=6, done=0, missing=units, workers=2)
+    assert estimate.progress().remaining is None
+    estimate.add(units[0], 1.0)
+    estimate.add(units[3], 9.0)
+    assert estimate.progress().remaining == pytest.approx((2 * 1.0 + 2 * 9.0) / 2)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (200, "3 min"), (5400, "1 h 30 min")])
+def test_durations_are_said_as_one_would(seconds: float, said: str) -> None:
+    assert spoken(seconds) == said

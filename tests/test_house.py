@@ -62,17 +62,12 @@ def test_every_requirement_is_pinned_within_its_range(requirement: Requirement) 
     assert requirement.specifier.contains(version)
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    return [
-        (f"{page.name}-{number}", code)
-        for page in PAGES
-        for number, (found, code) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")))
-        if found == language
-    ]
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for found, code in FENCE.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
 def shown_commands() -> list[str]:
-    text = "\n".join(code for _, code in blocks("sh")).replace("\\\n", " ")
+    text = "\n".join(code for page in PAGES for code in blocks(page, "sh")).replace("\\\n", " ")
     return [line.partition("  #")[0].strip() for line in text.splitlines() if line.startswith("actloop ")]
 
 
@@ -93,7 +88,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize(("name", "code"), blocks("python"), ids=[name for name, _ in blocks("python")])
-def test_python_in_the_documents_runs(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_documents_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page one after another; those that it says to save as FILE.py can be imported."""
+    text = page.read_text(encoding="utf-8")
+    for saved in re.finditer(r"ave it as\s+`(\w+)\.py`.*?```python\n(.*?)```", text, re.DOTALL):
+        (tmp_path / f"{saved[1]}.py").write_text(saved[2], encoding="utf-8")
+        monkeypatch.delitem(sys.modules, saved[1], raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, name, "exec"), {"__name__": "shown"})
+    namespace: dict[str, object] = {"__name__": "shown"}
+    for number, code in enumerate(blocks(page, "python")):
+        exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+
+
+def test_data_files_travel_with_the_package() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    package = ROOT / "src" / "actloop"
+    carried = {file for pattern in tools["setuptools"]["package-data"]["actloop"] for file in package.glob(pattern)}
+    here = {file for file in package.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert here <= carried

@@ -1,10 +1,11 @@
 """Worlds by name, the exact world, and the conformance suite: on every world here, and on broken ones it must catch."""
 
-import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,9 +62,9 @@ def test_a_plugin_adds_a_world_and_cannot_replace_ours(monkeypatch: pytest.Monke
 
 
 def test_what_is_no_world_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.WORLDS, "dict", "builtins:dict")
-    with pytest.raises(ContractError, match="dict does not implement"):
-        make_world("dict")
+    monkeypatch.setitem(registry.WORLDS, "counter", "collections:Counter")
+    with pytest.raises(ContractError, match="Counter does not implement"):
+        make_world("counter")
 
 
 def test_tasks_by_name_skill_and_group() -> None:
@@ -200,8 +201,9 @@ class _Restless(ExactWorld):
 
 class _Drifting(ExactWorld):
     def apply(self, action: np.ndarray) -> np.ndarray:
+        sent = super().apply(action)
         self._position = self._position + 1 / 64
-        return super().apply(action)
+        return sent
 
 
 class _Endless(ExactWorld):
@@ -373,3 +375,14 @@ def test_an_honest_policy_conforms() -> None:
 def test_a_broken_policy_is_caught(policy: Callable[[], _Honest], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         check_policy(policy(), _observation())
+
+
+# The documentation
+
+
+def test_the_world_in_the_documentation_conforms() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "add-a-world.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "add-a-world.md", "exec"), names)
+    assert isinstance(names["Slider"](), World)  # type: ignore[operator]

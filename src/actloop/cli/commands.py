@@ -12,7 +12,8 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from actloop.cli import options
-from actloop.cli.text import as_json
+from actloop.cli.text import as_json, from_json
+from actloop.errors import ContractError
 
 DESCRIPTION = "Runs, trains and judges models that act, on a clock that does not wait."
 
@@ -29,17 +30,25 @@ def doctor(*, json: options.Json = False) -> int:
     return 0 if can_run(checks) else 1
 
 
-def worlds(name: options.WorldArgument = "", /, *, body: options.Body = "", json: options.Json = False) -> None:
+def worlds(
+    name: options.WorldArgument = "",
+    /,
+    *,
+    body: options.Body = "",
+    world_options: options.WorldOptions = (),
+    json: options.Json = False,
+) -> None:
     """List the worlds; with a name, its robot, tasks, skills and groups."""
     from actloop.cli.worlds import describe_world, list_worlds
 
-    print(describe_world(name, world_options(body), json=json) if name else list_worlds(json=json))
+    print(describe_world(name, built_with(body, world_options), json=json) if name else list_worlds(json=json))
 
 
 def record(
     *,
     world: options.World = "tabletop",
     body: options.Body = "",
+    world_options: options.WorldOptions = (),
     tasks: options.Tasks = (),
     episodes: options.Episodes = 100,
     seed: options.Seed = 0,
@@ -51,7 +60,7 @@ def record(
 ) -> None:
     """Record the scripted experts of a world as a LeRobot v3 dataset.
 
-    Interrupted, it leaves a readable dataset; the same command again records what is missing.
+    Interrupted, the dataset is readable; the same command again goes on from there.
     """
     from functools import partial
 
@@ -59,7 +68,7 @@ def record(
     from actloop.simulation.registry import make_world, tasks_of
     from actloop.training.record import record as record_episodes
 
-    factory = partial(make_world, world, **world_options(body))
+    factory = partial(make_world, world, **built_with(body, world_options))
     asked = factory()
     chosen = tasks_of(asked, tasks)
     asked.close()
@@ -81,9 +90,9 @@ def record(
 
 
 def info(path: options.DatasetArgument, /, *, plot: options.Plot = None, json: options.Json = False) -> int:
-    """Print what is in a LeRobot v3 dataset: episodes, instructions, features, ranges; or draw it.
+    """Say what is in a LeRobot v3 dataset, in numbers or as a drawing.
 
-    The exit code is 1 where something is wrong with it, such as a video that does not decode.
+    The exit code is 1 where a file is missing or does not decode.
     """
     from actloop.cli.datasets import described
     from actloop.data.info import describe
@@ -123,9 +132,10 @@ def compare(
     *,
     world: options.World = "tabletop",
     body: options.Body = "",
+    world_options: options.WorldOptions = (),
     arms: options.Arms = (),
     tasks: options.Tasks = (),
-    episodes: options.Episodes = 20,
+    episodes: options.Episodes = 10,
     seed: options.Seed = 0,
     latency: options.Latency = "measured",
     sweep: options.Sweep = ("0", "190", "600"),
@@ -138,23 +148,24 @@ def compare(
 ) -> None:
     """Run policies closed-loop on the same tasks and seeds, and write a report page.
 
-    Interrupted, it keeps the finished episodes; the same command again runs what is missing.
+    Interrupted, finished episodes are kept; the same command runs what is missing.
     """
     from actloop.cli.compared import run_comparison, sources
     from actloop.evaluation.config import CompareConfig
+    from actloop.presets import EXECUTE_HORIZON
 
     config = CompareConfig(
         out=out,
         arms=sources(arms, world),
         world=world,
-        world_options=world_options(body),
+        world_options=built_with(body, world_options),
         tasks=tasks,
         episodes=episodes,
         seed=seed,
         latency=latency,
         sweep=sweep,
         clock=clock,
-        execute_horizon=execute_horizon,
+        execute_horizon=EXECUTE_HORIZON if execute_horizon is None else execute_horizon,
         videos=videos,
         workers=workers,
     )
@@ -163,14 +174,14 @@ def compare(
 
 
 def report(run: options.RunArgument, /) -> None:
-    """Write the report page of a run again, also of one that was interrupted."""
+    """Write the report page of a run again; also of an interrupted one."""
     from actloop.report.page import write_page
 
     print(write_page(run))
 
 
 def demo(*, out: options.OutFolder = Path("runs/demo"), workers: options.Workers = 2) -> None:
-    """Compare the policies that ship, on the tabletop, and write the report page; some minutes on two cores."""
+    """Compare the policies that ship, on the tabletop; minutes on two cores."""
     from actloop import presets
     from actloop.cli.compared import run_comparison
 
@@ -178,9 +189,19 @@ def demo(*, out: options.OutFolder = Path("runs/demo"), workers: options.Workers
         run_comparison(presets.demo(out=out, workers=workers), json=False)
 
 
-def world_options(body: str) -> dict[str, object]:
-    """The options of a world's constructor that the command line knows."""
-    return {"body": body} if body else {}
+def built_with(body: str, given: Sequence[str]) -> dict[str, object]:
+    """The arguments of a world's constructor; values are JSON where they can be, and text otherwise.
+
+    Raises:
+        ContractError: an option without a value.
+    """
+    options: dict[str, object] = {"body": body} if body else {}
+    for text in given:
+        name, is_given, value = text.partition("=")
+        if not is_given:
+            raise ContractError("--world-options", f"expected NAME=VALUE, got {text!r}")
+        options[name] = from_json(value)
+    return options
 
 
 def tell(message: str, *, quiet: bool) -> None:
@@ -217,8 +238,9 @@ def _commands(*, brief: bool) -> SubcommandApp:
     app, data = SubcommandApp(), SubcommandApp()
     for command in COMMANDS:
         text = inspect.getdoc(command) or ""
+        first = text.partition("\n")[0]
         group = data if command in IN_DATA else app
-        group.command(help=text.partition("\n")[0] if brief else text)(command)
+        group.command(help=first if brief else text)(command)
         if group is data:
             app.command(data, name="data", help="Look into a dataset.")
     return app

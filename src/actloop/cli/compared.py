@@ -1,5 +1,7 @@
 """`actloop compare` and `actloop demo`: run, judge, write the page, print the table."""
 
+import os
+import sys
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -34,6 +36,8 @@ def sources(arms: Iterable[str], world: str) -> dict[str, str]:
         UnknownNameError: nothing of that name ships.
         ContractError: one name twice.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for NAME=module:function of a file at hand
     shipped = {name: str(path) for name, path in shipped_weights(world).items()}
     found: dict[str, str] = {}
     for text in arms:
@@ -43,4 +47,6 @@ def sources(arms: Iterable[str], world: str) -> dict[str, str]:
         if not given and name not in shipped:
             raise UnknownNameError(f"--arms, policy shipped for {world!r}", name, shipped)
         found[name] = source if given else shipped[name]
+    if not (found or shipped):
+        raise ContractError("--arms", f"no policy ships for {world!r}; name yours, as in --arms mine=FILE")
     return found or shipped

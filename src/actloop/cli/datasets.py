@@ -29,14 +29,14 @@ def described(info: DatasetInfo) -> str:
         ("robot", robot),
     ]
     shapes = [(name, f"{dtype} {'x'.join(map(str, shape))}") for name, (dtype, shape) in info.features.items()]
-    lengths = [(f"{low}-{high}" if low != high else f"{low}", f"{count} episodes") for low, high, count in info.lengths]
+    lengths = [(f"{low}-{high}" if low != high else f"{low}", f"{count}") for low, high, count in info.lengths if count]
     tasks = [(f"{count}", text) for text, count in info.tasks.items()]
     parts = [
         columns(head, indent=0),
         "features\n" + columns(shapes),
         _ranges("state", info.state),
         _ranges("action", info.action),
-        "frames per episode\n" + columns(lengths),
+        "episodes by number of frames\n" + columns(lengths),
         "episodes per instruction\n" + columns(tasks),
     ]
     if info.problems:

@@ -152,7 +152,7 @@ def _data() -> str:
     importlib.import_module("PIL.Image")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.mp4"
-        writer = VideoWriter(path, height=64, width=64, fps=10, codec="libsvtav1")
+        writer = VideoWriter(path, height=64, width=64, fps=10, codec="libsvtav1", keyframe_every=2)
         writer.write(np.full((1, 64, 64, 3), 128, dtype=np.uint8))
         writer.close()
         image = VideoFile(path).decode(np.array([0]))

@@ -12,6 +12,14 @@ WorldArgument = Annotated[
 Body = Annotated[
     str, arg(metavar="NAME", help="Robot body, where the world has several.", help_behavior_hint="(default: its first)")
 ]
+WorldOptions = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="NAME=VALUE ...",
+        help="Further options of the world's constructor, such as image_size=96.",
+        help_behavior_hint="(default: none)",
+    ),
+]
 Tasks = Annotated[
     tuple[str, ...],
     arg(metavar="NAME ...", help="Tasks by name, skill or group.", help_behavior_hint="(default: all of the world)"),
@@ -64,7 +72,11 @@ Clock = Annotated[
 ]
 ExecuteHorizon = Annotated[
     int | None,
-    arg(metavar="N", help="Actions run before the next chunk takes over.", help_behavior_hint="(default: the loop's)"),
+    arg(
+        metavar="N",
+        help="Actions run before the next chunk takes over.",
+        help_behavior_hint="(default: as in the demo)",
+    ),
 ]
 Videos = Annotated[int, arg(metavar="N", help="Episodes to film per policy and task.")]
 Plot = Annotated[Path | None, arg(metavar="FILE", help="Also draw it, as PNG or SVG.", help_behavior_hint="(optional)")]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actloop.data.cache import CachedEpisodes, decode
 from actloop.data.dataset import LeRobotDataset
@@ -40,14 +40,14 @@ def train_preset(preset: str, data: Path, out: Path, *, steps: int | None, seed:
 
 def decoded(data: Path) -> CachedEpisodes:
     """The dataset as arrays, decoded beside it the first time, and again after it grew."""
-    dataset = LeRobotDataset(data)
+    dataset, folder = LeRobotDataset(data), data.with_name(data.name + ".decoded")
     with _bar("decoding") as bar:
-        line = bar.add_task("decoding", total=len(dataset.episodes), losses="")
+        line = bar.add_task("decoding", total=len(dataset.episodes), losses="", visible=False)
         return decode(
             dataset,
-            data.with_name(data.name + ".decoded"),
+            folder,
             refresh=True,
-            progress=lambda done, total: bar.update(line, completed=done, total=total),
+            progress=lambda done, total: bar.update(line, completed=done, total=total, visible=True),
         )
 
 
@@ -58,11 +58,5 @@ def summary(result: TrainResult) -> str:
 
 
 def _bar(title: str) -> Progress:
-    columns = (
-        TextColumn(f"[bold]{title}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, TextColumn("{task.fields[losses]}"), console=Console(stderr=True))

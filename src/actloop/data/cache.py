@@ -109,7 +109,7 @@ class CachedEpisodes:
             raise UnknownNameError(f"{self.path}: camera", camera, self._frames)
         return self._frames[camera]
 
-    def _map(self, name: str, total: int) -> np.ndarray[Any, Any]:
+    def _map(self, name: str, total: int) -> np.ndarray:
         path = self.path / f"{name}.npy"
         if not path.is_file():
             raise DataError(f"{path}: missing; delete the cache and decode again")

@@ -169,14 +169,20 @@ class LeRobotDataset:
         """Rising dataset indices; consecutive ones of one file are decoded together."""
         episodes = self._episode_of[indices]
         paths = {episode: self._video_path(feature.name, self._rows[episode]) for episode in np.unique(episodes)}
-        out: UInt8[np.ndarray, "n height width 3"] = np.empty((len(indices), *feature.shape), np.uint8)
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for path in dict.fromkeys(paths.values()):
             here = np.flatnonzero(np.isin(episodes, [episode for episode, at in paths.items() if at == path]))
             video = self._video(path, feature)
             starts = np.array([self._rows[episode].videos[feature.name][2] for episode in episodes[here]])
             ranks = video.ranks(starts + self._time[indices[here]], 0.25 / self.info.fps)
             rising, inverse = np.unique(ranks, return_inverse=True)
-            out[here] = video.decode(rising)[inverse]
+            frames = video.decode(rising)
+            parts.append((here, frames if len(rising) == len(ranks) and (rising == ranks).all() else frames[inverse]))
+        if len(parts) == 1:
+            return parts[0][1]
+        out = np.empty((len(indices), *feature.shape), np.uint8)
+        for here, frames in parts:
+            out[here] = frames
         return out
 
     def _video(self, path: Path, feature: Feature) -> VideoFile:
@@ -201,7 +207,7 @@ class LeRobotDataset:
     def _video_features(self) -> set[str]:
         return {name for name in self.fields.cameras.values() if self.info.features[name].dtype == "video"}
 
-    def _finite(self, values: np.ndarray[Any, Any], name: str) -> Float[np.ndarray, "total size"]:
+    def _finite(self, values: np.ndarray, name: str) -> Float[np.ndarray, "total size"]:
         vectors = values.astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if bad.size:

@@ -191,7 +191,7 @@ def _component_names(feature: Feature) -> list[str]:
     return list(feature.names) if named else [str(index) for index in range(feature.size)]
 
 
-def _histogram(lengths: np.ndarray[Any, Any]) -> tuple[tuple[int, int, int], ...]:
+def _histogram(lengths: np.ndarray) -> tuple[tuple[int, int, int], ...]:
     if not len(lengths):
         return ()
     edges = np.unique(

@@ -15,7 +15,7 @@ LARGE_SIDE = 160  # pixels; of larger images every n-th row and column is counte
 Stats = dict[str, Any]  # min, max, mean, std, count, q01 ... q99, as LeRobot's stats.json has them
 
 
-def vector_stats(values: np.ndarray[Any, Any]) -> Stats:
+def vector_stats(values: np.ndarray) -> Stats:
     """Statistics of `(frames, dims)` per component; quantiles interpolate between neighbouring values."""
     rows = values.astype(np.float64)
     quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
@@ -44,7 +44,7 @@ def image_stats(histogram: Int[np.ndarray, "3 256"], frames: int) -> Stats:
     mean = share @ values
     seen = histogram > 0
 
-    def nested(row: np.ndarray[Any, Any]) -> list[list[list[float]]]:
+    def nested(row: np.ndarray) -> list[list[list[float]]]:
         return [[[float(value)]] for value in row]
 
     return {

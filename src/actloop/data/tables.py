@@ -139,15 +139,13 @@ def data_files(root: Path, info: Info, rows: Sequence[EpisodeRow]) -> dict[Path,
     return files
 
 
-def read_columns(
-    root: Path, info: Info, rows: Sequence[EpisodeRow], names: Sequence[str]
-) -> dict[str, np.ndarray[Any, Any]]:
+def read_columns(root: Path, info: Info, rows: Sequence[EpisodeRow], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Vector features over all frames, `(frames, size)` each, in their own dtype.
 
     Raises:
         DataError: a file is missing or truncated, or its rows are not those that the episodes name.
     """
-    chunks: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in names}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for path, members in data_files(root, info, rows).items():
         table = read_table(path, sorted({*names, "index"}))
         first, last = members[0].start, members[-1].start + members[-1].length
@@ -163,7 +161,7 @@ def read_columns(
     return {name: np.concatenate(parts) if parts else empty[name] for name, parts in chunks.items()}
 
 
-def _vectors(column: Any, feature: Feature, path: Path) -> np.ndarray[Any, Any]:
+def _vectors(column: Any, feature: Feature, path: Path) -> np.ndarray:
     """A column as `(rows, size)`."""
     array = column.combine_chunks()
     rows = len(array)
@@ -182,7 +180,7 @@ def _vectors(column: Any, feature: Feature, path: Path) -> np.ndarray[Any, Any]:
     return np.array(values, feature.dtype).reshape(rows, feature.size)
 
 
-def write_data(features: Sequence[Feature], values: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> bytes:
+def write_data(features: Sequence[Feature], values: Mapping[str, Sequence[np.ndarray]]) -> bytes:
     """Frames of several episodes as one parquet file, a row group each."""
     pyarrow, parquet = _parquet()
     fields = []

@@ -1,6 +1,6 @@
-"""Video files: write frames as they come, read any of them fast.
+"""Video files: write clips of frames, read any frame fast.
 
-    VideoWriter   frames --encode--> one mp4 (a keyframe every second frame)
+    write_video   clips --encode--> one mp4
     VideoFile     packet table (position, size, time, key) + memory map --decode from the keyframe before--> RGB
 
 A `VideoFile` shares nothing that moves: the compressed bytes are mapped read-only, decoders are made per process and
@@ -9,7 +9,7 @@ have one thread, so it can be used after a fork. PyAV is imported when a file is
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from actloop.data.layout import partial_path
-from actloop.errors import ContractError, DataError, MissingDependency
+from actloop.errors import DataError, MissingDependency
 
 CODECS = {  # encoder: (codec name in info.json, options)
-    "libsvtav1": ("av1", {"g": "2", "crf": "30", "preset": "12"}),
-    "libx264": ("h264", {"g": "2", "crf": "23", "preset": "veryfast", "bf": "0"}),
+    "libsvtav1": ("av1", {"crf": "30", "preset": "12"}),
+    "libx264": ("h264", {"crf": "18", "preset": "veryfast", "bf": "0"}),
 }
+ENCODE_ATTEMPTS = 3
 TALL_PIXELS = 1 << 21  # pixels converted to RGB in one call
 
 
@@ -35,52 +36,57 @@ def _av() -> Any:
     return av
 
 
-class VideoWriter:
-    """Encodes frames into one mp4, which appears under its name when it is closed."""
+def write_video(
+    path: Path,
+    clips: Sequence[UInt8[np.ndarray, "time height width 3"]],
+    *,
+    fps: float,
+    codec: str,
+    keyframe_every: int,
+) -> None:
+    """Encode clips one after another into one file, which appears under its name when it is whole.
 
-    def __init__(self, path: Path, *, height: int, width: int, fps: float, codec: str) -> None:
-        """`codec` is one of `CODECS`.
+    The last frame of a clip is repeated up to the next keyframe, so that none is predicted from another clip.
 
-        Raises:
-            ContractError: sides that the pixel format cannot hold.
-        """
-        if height % 2 or width % 2:
-            raise ContractError(str(path), f"video needs even sides, got {height} x {width}")
-        os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints a page per file
-        av = _av()
-        self.path, self.frames = path, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._new_frame = av.VideoFrame.from_ndarray
-        self._container = av.open(str(partial_path(path)), "w", format="mp4")
-        rate = Fraction(fps).limit_denominator(1000)
-        self._stream = self._container.add_stream(codec, rate=rate, options=CODECS[codec][1])
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._tick = 1 / rate
-        self.bytes = 0
+    Raises:
+        DataError: the encoder failed several times.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints a page per file
+    frames = sum(padded(len(clip), keyframe_every) for clip in clips)
+    for left in reversed(range(ENCODE_ATTEMPTS)):
+        try:
+            _encode(partial_path(path), clips, fps=fps, codec=codec, keyframe_every=keyframe_every)
+            found = len(VideoFile(partial_path(path)))
+            if found != frames:
+                raise DataError(f"{path}: the encoder made {found} frames out of {frames}")
+            break
+        except (_av().FFmpegError, DataError) as error:  # the AV1 encoder fails once in a long while, on a busy machine
+            if not left:
+                raise DataError(f"{path}: could not be encoded with {codec} ({error})") from error
+    os.replace(partial_path(path), path)
 
-    def write(self, frames: UInt8[np.ndarray, "time height width 3"]) -> None:
-        """Append frames; they are on disk for certain only after `close`."""
-        for image in frames:
-            frame = self._new_frame(image, format="rgb24")
-            frame.pts, frame.time_base = self.frames, self._tick
-            self._mux(self._stream.encode(frame))
-            self.frames += 1
 
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        self._mux(self._stream.encode())
-        self._container.close()
-        os.replace(partial_path(self.path), self.path)
+def padded(frames: int, keyframe_every: int) -> int:
+    """Frames that a clip takes in its file."""
+    return -(-frames // keyframe_every) * keyframe_every
 
-    def abort(self) -> None:
-        """Drop what was written."""
-        self._container.close()
-        partial_path(self.path).unlink(missing_ok=True)
 
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            self.bytes += packet.size
-            self._container.mux(packet)
+def _encode(path: Path, clips: Sequence[np.ndarray], *, fps: float, codec: str, keyframe_every: int) -> None:
+    av = _av()
+    rate = Fraction(fps).limit_denominator(1000)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate, options=CODECS[codec][1] | {"g": str(keyframe_every)})
+        stream.height, stream.width = clips[0].shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        number = 0
+        for clip in clips:
+            for tick in range(padded(len(clip), keyframe_every)):
+                frame = av.VideoFrame.from_ndarray(clip[min(tick, len(clip) - 1)], format="rgb24")
+                frame.pts, frame.time_base = number, 1 / rate
+                number += 1
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 class VideoFile:
@@ -240,4 +246,8 @@ def _convert(batch: list[tuple[int, Any]], out: UInt8[np.ndarray, "wanted height
             source = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
             target[row * rows : (row + 1) * rows, :columns] = source[:rows, :columns]
     rgb = tall.to_ndarray(format="rgb24").reshape(count, height, width, 3)
-    out[[slot for slot, _ in batch]] = rgb
+    slots = [slot for slot, _ in batch]
+    if slots == list(range(slots[0], slots[0] + count)):
+        out[slots[0] : slots[0] + count] = rgb  # a block copy is several times faster than a scattered one
+    else:
+        out[slots] = rgb

@@ -8,7 +8,7 @@ sample i = one dataset frame (episode e, tick t)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -80,6 +80,7 @@ class WindowBatch:
     ticks: Int[np.ndarray, "batch"]
 
 
+@runtime_checkable
 class Frames(Protocol):
     """What windows are cut from: a dataset on disk or its decoded cache. Frames are counted over the whole dataset."""
 
@@ -161,9 +162,7 @@ class Windows:
             ticks=ticks,
         )
 
-    def _place(
-        self, episodes: np.ndarray[Any, Any], ticks: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _place(self, episodes: np.ndarray, ticks: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Dataset frame of every offset `(batch, offsets)`, clamped to the episode, and where it was clamped."""
         wanted = ticks[:, None] + offsets
         inside = np.clip(wanted, 0, self._length[episodes, None] - 1)

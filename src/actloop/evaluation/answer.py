@@ -19,10 +19,10 @@ ALIKE = 1.15  # costs closer than this are called alike: the same network was ti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One sentence, then what it rests on and where it ends."""
+    """One sentence, then what it rests on and where it ends: pairs of what a paragraph is about, and its text."""
 
     headline: str
-    paragraphs: tuple[str, ...]
+    paragraphs: tuple[tuple[str, str], ...]
 
 
 def answer(comparison: Comparison) -> Answer:
@@ -31,17 +31,18 @@ def answer(comparison: Comparison) -> Answer:
     if not standing.ready:
         done, planned = len(comparison.records), len(comparison.run.units())
         text = f"Not every arm has run yet under the main condition: {done} of {planned} episodes are done."
-        return Answer(headline="Too early to say.", paragraphs=(text,))
+        return Answer(headline="Too early to say.", paragraphs=(("Unfinished", text),))
     paragraphs = [
-        _evidence(standing),
-        _resolution(standing),
-        _cost(standing),
-        _waiting(standing, ALL),
-        _groups(standing),
-        _foresight(comparison),
-        _limits(comparison),
+        ("Success", _success(standing)),
+        ("Differences", _differences(standing)),
+        ("Left open", _resolution(standing)),
+        ("Waiting", _waiting(standing, ALL)),
+        *_groups(standing),
+        ("Cost", _cost(standing)),
+        ("Foresight", _foresight(comparison)),
+        ("Limits", _limits(comparison)),
     ]
-    return Answer(headline=_headline(standing), paragraphs=tuple(text for text in paragraphs if text))
+    return Answer(headline=_headline(standing), paragraphs=tuple(pair for pair in paragraphs if pair[1]))
 
 
 class _Standing:
@@ -82,6 +83,8 @@ def _headline(standing: _Standing) -> str:
             f"One arm alone answers nothing about prediction: {name} succeeds in {_rate(standing.cells[name].success)}."
         )
     pick = f"take {standing.pick}" + (", the cheapest of them" if len(standing.rivals) > 1 else "")
+    if not any(cell.successes for cell in standing.cells.values()):
+        return "No arm succeeded once; this says nothing about where prediction should live."
     if not standing.beaten:
         return f"These episodes cannot tell the arms apart; until more are run, {pick}."
     return _verdict(standing.places(standing.rivals), standing) + f": {pick}."
@@ -111,99 +114,109 @@ def _verdict(places: set[str], standing: _Standing) -> str:
     return f"Where prediction should live these episodes cannot tell; {worse} is measurably worse than {standing.best}"
 
 
-def _evidence(standing: _Standing) -> str:
-    comparison, run = standing.comparison, standing.comparison.run
+def _success(standing: _Standing) -> str:
+    run = standing.comparison.run
     rates = [f"{name} {_rate(standing.cells[name].success)}" for name in standing.arms]
     count = max(cell.episodes for cell in standing.cells.values())
-    text = (
+    return (
         f"Under {condition_title(standing.main, run.config['clock'])}, over {_count(len(run.tasks), 'task')} and "
-        f"{_count(count, 'episode')} per arm, success was {_listed(rates)} (mean over tasks, 95 % interval)."
+        f"{_count(count, 'episode')} per arm: {_listed(rates)}. In brackets, the 95 % interval."
     )
-    against = [
-        f"{name} {_contrast(contrast)}"
-        for name in standing.arms
-        if name != run.baseline and (contrast := comparison.contrast(name, run.baseline, standing.main.name))
-    ]
-    if against:
-        text += f" On the same seeds, against {run.baseline}: {'; '.join(against)}."
-    return text
+
+
+def _differences(standing: _Standing) -> str:
+    """Each arm against the baseline, on shared seeds."""
+    baseline = standing.comparison.run.baseline
+    told: list[str] = []
+    open_: list[str] = []
+    for name in standing.arms:
+        contrast = standing.comparison.contrast(name, baseline, standing.main.name)
+        if name == baseline or contrast is None or not contrast.paired.pairs:
+            continue
+        said = f"{name} {_contrast(contrast)}"
+        (told if contrast.separated else open_).append(said)
+    texts = []
+    if told:
+        texts.append(f"Measurably apart from {baseline} on the same seeds: {'; '.join(told)}.")
+    if open_:
+        texts.append(f"{'Not' if told else f'Against {baseline}, not'} measurably: {'; '.join(open_)}.")
+    return " ".join(texts)
 
 
 def _contrast(contrast: Contrast) -> str:
-    verdict = "measurable" if contrast.separated else "not measurable"
-    return f"{_points(contrast.paired.difference)}, p = {_p(contrast.p_corrected)} after Holm, {verdict}"
+    return f"{_points(contrast.paired.difference)}, p = {_p(contrast.p_corrected)}"
 
 
 def _resolution(standing: _Standing) -> str:
     """For the rivals of the best: how many pairs would settle it."""
-    lines = []
+    needed: list[str] = []
+    hidden: dict[int, list[str]] = {}
+    pairs = 0
     for name in standing.rivals:
         contrast = standing.comparison.contrast(standing.best, name, standing.main.name)
         if name == standing.best or contrast is None or contrast.paired.pairs == 0:
             continue
         paired = contrast.paired
+        pairs = max(pairs, paired.pairs)
         apart = max(paired.discordant / paired.pairs, LEAST_DISCORDANT)
         gap = paired.difference.value
         if abs(gap) >= 0.01:
-            needed = pairs_needed(gap, apart)
-            points = f"the {_points_alone(gap)} seen between {standing.best} and {name}"
-            lines.append(f"{points} would take about {_rounded(needed)} paired episodes to settle")
+            count = _rounded(pairs_needed(gap, apart))
+            needed.append(f"{count:,} for the {_points_alone(gap)} seen between {standing.best} and {name}")
         else:
-            least = detectable_difference(paired.pairs, apart)
-            lines.append(f"between {standing.best} and {name} less than about {100 * least:.0f} points would not show")
-    if not lines:
-        return ""
-    pairs = max(c.paired.pairs for c in standing.comparison.contrasts if c.condition == standing.main.name)
-    return f"What this run of {pairs} paired episodes leaves open (80 % power, one test): {'; '.join(lines)}."
+            hidden.setdefault(round(100 * detectable_difference(paired.pairs, apart)), []).append(name)
+    texts = []
+    if needed:
+        listed = "; ".join(needed).replace(",", "\N{NARROW NO-BREAK SPACE}")
+        texts.append(f"Paired episodes that would settle it, 80 times in 100: about {listed}. This run has {pairs}.")
+    for points, names in hidden.items():
+        texts.append(
+            f"Between {standing.best} and {_listed(names, 'or')} nothing was seen; "
+            f"with {pairs} paired episodes less than about {points} points would not show."
+        )
+    return " ".join(texts)
 
 
 def _cost(standing: _Standing) -> str:
-    parts = []
-    for name, arm in standing.arms.items():
-        ms = 1000 * arm.measured.quantile(0.5)
-        cell = standing.cells[name]
-        parts.append(f"{name} {ms:.0f} ms per answer and {cell.cost:.2f} s of computing per second of robot time")
-    text = f"On this machine, with one thread: {'; '.join(parts)}."
+    ms = {name: 1000 * arm.measured.quantile(0.5) for name, arm in standing.arms.items()}
+    text = f"One answer takes {_listed([f'{name} {value:.0f} ms' for name, value in ms.items()])} on this machine."
     dearest = max(standing.arms, key=standing.cost)
     times = standing.cost(dearest) / max(standing.cost(standing.pick), 1e-9)
-    if times > ALIKE:
-        text += f" {dearest} costs {times:.1f} times as much as {standing.pick}."
+    if dearest != standing.pick and times > ALIKE:
+        text += f" Over an episode {dearest} computes {times:.1f} times as much as {standing.pick}."
     return text
 
 
 def _waiting(standing: _Standing, scope: str) -> str:
-    """What a slower answer costs: each arm's quickest against its slowest condition."""
-    lines = []
+    """What a slower answer costs: each arm at its quickest against its slowest condition."""
+    told: list[str] = []
+    unmoved: list[str] = []
     for name in standing.arms:
         mine = [item for item in standing.comparison.slowdowns if (item.arm, item.scope) == (name, scope)]
         if mine and mine[-1].paired.pairs:
-            lines.append(_slowdown(standing.comparison, mine[-1]))
-    if not lines:
-        return ""
-    intro = "As answers get slower" if scope == ALL else "There, as answers get slower"
-    return f"{intro}: {'; '.join(lines)}."
+            (told if mine[-1].separated else unmoved).append(_slowdown(standing.comparison, mine[-1]))
+    texts = []
+    if told:
+        texts.append(f"As answers get slower, success changes measurably: {'; '.join(told)}.")
+    if unmoved:
+        texts.append(f"{'Not' if told else 'As answers get slower, not'} measurably: {'; '.join(unmoved)}.")
+    return " ".join(texts)
 
 
 def _slowdown(comparison: Comparison, item: Slowdown) -> str:
-    quick = comparison.cell(item.arm, item.quick, item.scope)
-    slow = comparison.cell(item.arm, item.slow, item.scope)
-    assert quick is not None
-    assert slow is not None
-    if item.separated:
-        verdict = f"{_points(item.paired.difference)}, p = {_p(item.p_corrected)}"
-    else:
-        verdict = f"no measurable change, p = {_p(item.p_corrected)}"
     conditions = {condition.name: condition for condition in comparison.run.conditions}
-    quick_ms, slow_ms = (conditions[which].latency_ms(item.arm) for which in (item.quick, item.slow))
-    return (
-        f"{item.arm} goes from {100 * quick.success.value:.0f} % at {quick_ms:.0f} ms "
-        f"to {100 * slow.success.value:.0f} % at {slow_ms:.0f} ms ({verdict})"
-    )
+    rates, waits = [], []
+    for which in (item.quick, item.slow):
+        cell = comparison.cell(item.arm, which, item.scope)
+        assert cell is not None
+        rates.append(f"{100 * cell.success.value:.0f}")
+        waits.append(f"{conditions[which].latency_ms(item.arm):.0f}")
+    return f"{item.arm} {' to '.join(rates)} % ({' to '.join(waits)} ms, p = {_p(item.p_corrected)})"
 
 
-def _groups(standing: _Standing) -> str:
+def _groups(standing: _Standing) -> list[tuple[str, str]]:
     """The timing tasks by themselves, and any other group in which the paired tests saw something."""
-    texts = []
+    said = []
     for group in standing.comparison.groups:
         scope = f"group:{group}"
         cells = {name: standing.comparison.cell(name, standing.main.name, scope) for name in standing.arms}
@@ -213,13 +226,13 @@ def _groups(standing: _Standing) -> str:
             for c in standing.comparison.contrasts
             if (c.condition, c.scope) == (standing.main.name, scope) and c.separated
         ]
+        apart = f"Measurably apart: {'; '.join(told)}." if told else "No two arms are measurably apart there."
         if group == TIMING and rates:
-            texts.append(f"On the timing tasks, where a late answer misses: {_listed(rates)}.")
-            texts.append(f"Measurable there: {'; '.join(told)}." if told else "No two arms are measurably apart there.")
-            texts.append(_waiting(standing, scope))
+            texts = [f"Where a late answer misses: {_listed(rates)}.", apart, _waiting(standing, scope)]
+            said.append(("Timing tasks", " ".join(text for text in texts if text)))
         elif told:
-            texts.append(f"On the {group} tasks: {'; '.join(told)}.")
-    return " ".join(text for text in texts if text)
+            said.append((f"{group.capitalize()} tasks", apart))
+    return said
 
 
 def _foresight(comparison: Comparison) -> str:
@@ -227,11 +240,14 @@ def _foresight(comparison: Comparison) -> str:
     for arm in comparison.run.arms:
         rows = [row for row in comparison.foresight if row.arm == arm.name]
         if rows:
-            last = rows[-1]
-            gain = last.psnr - last.still
-            verdict = f"{abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than expecting no change"
-            lines.append(f"{arm.name} {last.psnr:.1f} dB at {last.lead:.1f} s ahead, {verdict}")
-    return f"Imagined frames against those that came (filmed episodes, PSNR): {'; '.join(lines)}." if lines else ""
+            lines.append(f"{arm.name} {rows[-1].psnr - rows[-1].still:+.1f} dB".replace("-", "\N{MINUS SIGN}"))
+    if not lines:
+        return ""
+    lead = max(row.lead for row in comparison.foresight)
+    return (
+        f"Imagined frames {lead:.1f} s ahead, against expecting no change (above zero: it foresees something): "
+        f"{_listed(lines)}."
+    )
 
 
 def _limits(comparison: Comparison) -> str:
@@ -296,5 +312,5 @@ def _rounded(count: int) -> int:
     return math.ceil(count / unit) * unit
 
 
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _listed(items: Sequence[str], last: str = "and") -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}"

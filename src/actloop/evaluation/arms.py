@@ -5,6 +5,7 @@ name -> source --open_policy--> Policy --describe_arm--> Arm --settle_conditions
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -150,10 +151,9 @@ def charged_cost(arm: Arm, calls: float, seconds: float) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch, where it is installed, on one thread, so that speed and sums do not depend on how many are free."""
-    try:
-        torch = import_module("torch")
-    except ModuleNotFoundError:
+    """Run torch, where a policy has loaded it, on one thread: speed and sums must not depend on how many are free."""
+    torch = sys.modules.get("torch")
+    if torch is None:
         yield
         return
     before = torch.get_num_threads()

@@ -5,6 +5,7 @@ CompareConfig --settle--> Run (run.json) --units--> workers --records--> episode
 
 import logging
 import multiprocessing
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import World, embodiment_to_dict
+from actloop.contracts import Policy, Task, World, embodiment_to_dict
 from actloop.errors import ActloopError, ContractError
 from actloop.evaluation.arms import Arm, describe_arm, open_policy, settle_conditions
 from actloop.evaluation.comparison import Comparison, judge
@@ -106,6 +107,7 @@ def _new_run(config: CompareConfig, world: World) -> Run:
                     " with other cameras, limits, units or rate; make the world with the options it was trained in"
                 )
             raise ContractError(f"arm {name!r}", reason)
+        _check_instructions(name, policy, tasks)
         observation = world.reset(tasks[0], seed=config.seed)
         arms.append(describe_arm(name, source, policy, observation=observation, task=tasks[0]))
     return Run(
@@ -119,9 +121,20 @@ def _new_run(config: CompareConfig, world: World) -> Run:
     )
 
 
+def _check_instructions(name: str, policy: Policy[Any], tasks: Sequence[Task]) -> None:
+    """That the policy takes every task, so that hours of episodes do not all fail for one word."""
+    for task in tasks:
+        try:
+            policy.start(task.instruction, seed=0)
+        except ActloopError as error:
+            reason = f"does not take the instruction {task.instruction!r} ({error}); leave the task out, or the arm"
+            raise ContractError(f"arm {name!r}, task {task.name!r}", reason) from error
+
+
 def _command() -> list[str]:
-    program = sys.argv[0].rpartition("/")[2]
-    return [program, *sys.argv[1:]]
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # python -m package
+    return [name, *sys.argv[1:]]
 
 
 def _identity(source: str) -> dict[str, Any]:
@@ -190,6 +203,7 @@ def _pool(job: Job, workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start_worker(job: Job) -> None:
     global _runner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it lets us finish our episode
     logging.captureWarnings(True)  # two workers must not write over one progress bar
     _runner = Runner(job=job)
 

@@ -85,7 +85,7 @@ class Contrast:
 
     @property
     def separated(self) -> bool:
-        return self.p_corrected < 0.05
+        return separated(self.paired, self.p_corrected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Slowdown:
 
     @property
     def separated(self) -> bool:
-        return self.p_corrected < 0.05
+        return separated(self.paired, self.p_corrected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Comparison:
         plain: dict[str, Any] = {
             "format": FORMAT,
             "complete": self.complete,
-            "answer": {"headline": said.headline, "paragraphs": list(said.paragraphs)},
+            "answer": {"headline": said.headline, "paragraphs": dict(said.paragraphs)},
             "run": self.run.to_dict(),
             "cells": [asdict(cell) for cell in self.cells],
             "contrasts": [asdict(item) | {"separated": item.separated} for item in self.contrasts],
@@ -189,6 +189,11 @@ def judge(run: Run, records: Sequence[Record]) -> Comparison:
         slowdowns=judged.slowdowns(),
         foresight=judged.foresight(),
     )
+
+
+def separated(paired: Paired, p_corrected: float) -> bool:
+    """Whether two arms are measurably apart: the test takes pairs for independent, the interval clusters by seed."""
+    return p_corrected < 0.05 and not paired.difference.low <= 0 <= paired.difference.high
 
 
 def turned(paired: Paired) -> Paired:

@@ -46,7 +46,7 @@ def psnr(error: float) -> float:
 
 
 @dataclass(slots=True)
-class _Arrived:
+class Arrived:
     tick: int
     plan: int
     future: Future
@@ -57,7 +57,7 @@ class Film:
     """A subscriber for one episode that takes an observation at every tick (`LoopConfig.observe_every=1`)."""
 
     seen: dict[int, Observation] = field(default_factory=dict)
-    arrived: list[_Arrived] = field(default_factory=list)
+    arrived: list[Arrived] = field(default_factory=list)
     last_tick: dict[int, int] = field(default_factory=dict)
     period: float = 0.0
     camera: str = ""
@@ -70,7 +70,7 @@ class Film:
         if isinstance(event, Ticked) and not event.hold:
             self.last_tick[event.plan] = event.tick
         if isinstance(event, Imagined) and event.prediction.future is not None:
-            self.arrived.append(_Arrived(tick=event.tick, plan=event.plan, future=event.prediction.future))
+            self.arrived.append(Arrived(tick=event.tick, plan=event.plan, future=event.prediction.future))
 
     def foresight(self) -> list[Foresight]:
         """Imagined against real by lead time, over the ticks that followed the imagined plan and no later one."""
@@ -93,25 +93,30 @@ class Film:
     def panels(self) -> list[Frame]:
         """One picture per tick that was seen, scaled; two panels where anything was imagined."""
         pictures = []
-        newest: Future | None = None
-        waiting = list(self.arrived)
         for tick in sorted(self.seen):
-            obs = self.seen[tick]
-            while waiting and waiting[0].tick <= tick:
-                newest = waiting.pop(0).future
-            picture = _enlarged(obs.images[self.camera])
+            picture = _enlarged(self.seen[tick].images[self.camera])
             if self.arrived:
-                beside = np.full_like(picture, BLANK) if newest is None else _enlarged(self._nearest(newest, tick))
+                imagined = self._imagined_for(tick)
+                beside = np.full_like(picture, BLANK) if imagined is None else _enlarged(imagined)
                 gap = np.full((len(picture), GAP, 3), 255, dtype=np.uint8)
                 picture = np.concatenate([picture, gap, beside], axis=1)
             pictures.append(picture)
         return pictures
 
-    def _nearest(self, future: Future, tick: int) -> Frame:
-        frames = future.frames[self.camera] if self.camera in future.frames else next(iter(future.frames.values()))
-        index = round((tick - future.chunk.anchor) * self.period / future.period) - 1
-        frame: Frame = frames[min(max(index, 0), len(frames) - 1)]
-        return frame
+    def _imagined_for(self, tick: int) -> Frame | None:
+        """Of all frames imagined so far the one nearest in time, the newest of equals; None before the first."""
+        nearest: tuple[float, int, Frame] | None = None
+        for order, arrived in enumerate(self.arrived):
+            if arrived.tick > tick:
+                break
+            future = arrived.future
+            frames = future.frames.get(self.camera, next(iter(future.frames.values())))
+            step = future.period / self.period
+            index = min(max(math.floor((tick - future.chunk.anchor) / step + 0.5) - 1, 0), len(frames) - 1)
+            distance = abs(future.chunk.anchor + (index + 1) * step - tick)
+            if nearest is None or (distance, -order) < nearest[:2]:
+                nearest = (distance, -order, frames[index])
+        return None if nearest is None else nearest[2]
 
 
 def write_video(path: Path, frames: Sequence[Frame], *, fps: float) -> None:

@@ -57,11 +57,10 @@ class Runner:
 
     def run(self, unit: Unit) -> dict[str, Any]:
         """The record of one episode, JSON-ready. What the world or the policy raises makes it a failed episode."""
-        with one_thread():
-            try:
-                record = self._run(unit)
-            except Exception as error:  # a crash is a failure of that episode, not the end of the comparison
-                record = _crashed(self.job, unit, error)
+        try:
+            record = self._run(unit)
+        except Exception as error:  # a crash is a failure of that episode, not the end of the comparison
+            record = _crashed(self.job, unit, error)
         if record["result"]["error"]:
             self.close()
         return record
@@ -79,6 +78,7 @@ class Runner:
         filmed = self.job.filmed(unit)
         film = Film()
         with ExitStack() as stack:
+            stack.enter_context(one_thread())
             log = stack.enter_context(EventLog(config.out / unit.path))
             result = run_episode(
                 world,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, binom, norm
+from scipy.special import bdtr, betaincinv, ndtri  # scipy.stats takes a second to import, in every worker
 
 Successes = Mapping[str, Mapping[int, bool]]
 """Success by task and by the seed of the initial condition."""
@@ -37,7 +37,7 @@ def wilson(k: float, n: float, *, confidence: float = 0.95) -> Interval:
     _check_counts(k, n)
     if n == 0:
         return Interval(value=math.nan, low=0.0, high=1.0)
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     rate = k / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -52,8 +52,8 @@ def clopper_pearson(k: int, n: int, *, confidence: float = 0.95) -> Interval:
     if n == 0:
         return Interval(value=math.nan, low=0.0, high=1.0)
     tail = (1 - confidence) / 2
-    low = 0.0 if k == 0 else float(beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k == n else float(beta.ppf(1 - tail, k + 1, n - k))
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
     return Interval(value=k / n, low=low, high=high)
 
 
@@ -120,7 +120,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     discordant = only_first + only_second
     if discordant == 0:
         return 1.0
-    return float(min(1.0, 2 * binom.cdf(min(only_first, only_second), discordant, 0.5)))
+    return float(min(1.0, 2 * bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
 def paired_difference(
@@ -166,7 +166,7 @@ def pairs_needed(difference: float, discordant: float, *, alpha: float = 0.05, p
     if not 0 < gap <= 1:
         raise ValueError(f"a difference in (0, 1] is needed, got {difference}")
     apart = min(1.0, max(discordant, gap))
-    z_alpha, z_power = float(norm.ppf(1 - alpha / 2)), float(norm.ppf(power))
+    z_alpha, z_power = float(ndtri(1 - alpha / 2)), float(ndtri(power))
     return math.ceil((z_alpha * math.sqrt(apart) + z_power * math.sqrt(max(0.0, apart - gap * gap))) ** 2 / gap**2)
 
 

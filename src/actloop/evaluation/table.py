@@ -1,9 +1,10 @@
-"""A comparison on the terminal."""
+"""A comparison on the terminal, readable from 80 columns."""
 
 import math
+from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,38 +14,40 @@ from actloop.evaluation.statistics import Interval
 
 
 def format_table(comparison: Comparison) -> RenderableType:
-    """The answer, the arms under the main condition, success by group and against latency, for `Console.print`."""
+    """The answer, the arms under the main condition, success by group and against latency, and the reasons.
+
+    For `rich.console.Console().print`.
+    """
     said = answer(comparison)
-    parts: list[RenderableType] = [Text(said.headline, style="bold"), Text(), _arms(comparison), Text()]
-    if comparison.groups:
-        parts += [_groups(comparison), Text()]
-    if len(comparison.run.conditions) > 1:
-        parts += [_conditions(comparison), Text()]
-    parts += [Padding(Text(paragraph), (0, 0, 1, 0)) for paragraph in said.paragraphs]
-    return Group(*parts)
+    shown: list[RenderableType] = [Text(said.headline, style="bold"), Text()]
+    for table in (_arms(comparison), _groups(comparison), _conditions(comparison)):
+        if table is not None:
+            title, table.title = str(table.title), None  # rich wraps a title to the width of its table
+            shown += [Text(title), table]
+    return Group(*shown, _reasons(said.paragraphs))
 
 
 def _arms(comparison: Comparison) -> Table:
     run = comparison.run
-    table = _table(f"Under {condition_title(run.main, run.config['clock'])}")
-    table.add_column("arm", style="bold")
-    table.add_column("prediction")
-    heads = ("success", "95 %", "time to\nsuccess s", "latency ms\np50/p95/p99", "late\nticks", "obs. age ms\np50/p95")
-    for head in (*heads, "calls", "computing\ns/s"):
-        table.add_column(head, justify="right")
+    heads = [
+        "success\n95 %",
+        "time\ns",
+        "latency ms\np50/p95/p99",
+        "late\nticks",
+        "view ms\np50/p95",
+        "model\ncalls",
+        "cost\ns/s",
+    ]
+    table = _table(f"Under {condition_title(run.main, run.config['clock'])}", heads=heads)
     for arm in run.arms:
         cell = comparison.cell(arm.name, run.main.name)
-        if cell is None or not cell.episodes:
-            table.add_row(arm.name, arm.place, "no episode yet")
-            continue
-        table.add_row(arm.name, arm.place, *_numbers(cell))
+        table.add_row(arm.name, *(_numbers(cell) if cell is not None and cell.episodes else ["-"] * len(heads)))
     return table
 
 
 def _numbers(cell: Cell) -> list[str]:
     return [
-        f"{_percent(cell.success.value)} {cell.successes}/{cell.episodes}",
-        _range(cell.success),
+        _success(cell),
         _number(cell.time.median, 1),
         _spread(cell.latency_ms, 3),
         _number(cell.late, 1),
@@ -54,35 +57,45 @@ def _numbers(cell: Cell) -> list[str]:
     ]
 
 
-def _groups(comparison: Comparison) -> Table:
-    table = _table("Success by group of tasks, same condition")
-    table.add_column("arm", style="bold")
-    for group in comparison.groups:
-        table.add_column(group, justify="right")
+def _groups(comparison: Comparison) -> Table | None:
+    if not comparison.groups:
+        return None
+    table = _table("Success by group of tasks, same condition", heads=comparison.groups)
     for arm in comparison.run.arms:
         cells = [comparison.cell(arm.name, comparison.run.main.name, f"group:{group}") for group in comparison.groups]
         table.add_row(arm.name, *(_success(cell) for cell in cells))
     return table
 
 
-def _conditions(comparison: Comparison) -> Table:
+def _conditions(comparison: Comparison) -> Table | None:
     run = comparison.run
-    table = _table("Success against latency")
-    table.add_column("arm", style="bold")
-    for condition in run.conditions:
-        table.add_column(condition.name, justify="right")
-    scopes = [ALL, *(f"group:{group}" for group in comparison.groups if group == "timing")]
-    for scope in scopes:
+    if len(run.conditions) == 1:
+        return None
+    table = _table("Success against latency", heads=[condition.name for condition in run.conditions])
+    for scope in [ALL, *(f"group:{group}" for group in comparison.groups if group == "timing")]:
         for arm in run.arms:
-            label = arm.name if scope == ALL else f"{arm.name}, {scope.partition(':')[2]}"
+            label = arm.name if scope == ALL else f"{arm.name}, timing"
             cells = [comparison.cell(arm.name, condition.name, scope) for condition in run.conditions]
             table.add_row(label, *(_success(cell) for cell in cells))
         table.add_section()
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="", header_style="bold", expand=False)
+def _reasons(paragraphs: Sequence[tuple[str, str]]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 1, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for about, said in paragraphs:
+        grid.add_row(about, said)
+    return grid
+
+
+def _table(title: str, *, heads: Sequence[str]) -> Table:
+    table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("arm", style="bold", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap="/" in head)  # three numbers cut short say nothing
+    return table
 
 
 def _success(cell: Cell | None) -> str:

@@ -69,6 +69,16 @@ class PatchCodec(nn.Module):
         frames = rearrange(pixels, "b t h w (p q c) -> b t (h p) (w q) c", p=PATCH, q=PATCH)
         return (frames * 255).round().clamp(0, 255).to(torch.uint8)
 
+    @torch.no_grad()
+    def cells(self, per_side: int) -> tuple[Float[Tensor, "cells channels"], Float[Tensor, "cells"]]:
+        """The linear map (weight, bias) from a patch's latents to the mean colours, 0 to 1, of `per_side`^2 cells of
+        it, ordered (colour, row, column)."""
+        size = PATCH // per_side
+        vectors = torch.cat([self.basis * self.scale[:, None], self.mean[None]])
+        cells = rearrange(vectors, "v (i p j q c) -> v (c i j) (p q)", i=per_side, p=size, j=per_side, q=size, c=3)
+        means = cells.mean(-1)
+        return means[:-1].T.contiguous(), means[-1]
+
 
 def _patches(frames: UInt8[Tensor, "*batch height width 3"]) -> Float[Tensor, "*batch rows columns pixels"]:
     height, width = frames.shape[-3:-1]

@@ -77,15 +77,16 @@ class ExpertConfig:
 class FastWAMConfig:
     """Sizes of the network. `latent_*` and `future_frames` describe what the codec gives; defaults are the small one.
 
-    `stem_channels` > 0 adds a convolutional stem on the first frame, `vocabulary` > 0 learned word embeddings
-    (0: the context comes from a frozen text encoder). `cond_noise_share` is the share of imagine-then-act samples
+    `stem_channels` > 0 adds the convolutional `Stem` on the first frame with its keypoints per camera (`cameras` lie
+    side by side in the picture), `vocabulary` > 0 learned word embeddings (0: the context comes from a frozen text
+    encoder). `cond_noise_share` is the share of imagine-then-act samples
     whose conditioning copy is noised, `action_samples` the number of noise draws per observation in training.
     """
 
     variant: str = "fast"
     video: ExpertConfig = ExpertConfig(hidden=128, ffn=256)
     action: ExpertConfig = ExpertConfig(hidden=128, ffn=256)
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     head_dim: int = 32
     text_dim: int = 64
@@ -100,9 +101,11 @@ class FastWAMConfig:
     state_dim: int = 4
     vocabulary: int = 0
     text_tokens: int = 16
-    stem_channels: int = 64
+    stem_channels: int = 32
+    keypoints: int = 16
+    cameras: int = 2
     video_shift: float = 3.0
-    action_shift: float = 1.0
+    action_shift: float = 5.0
     bell_weighting: bool = False
     cond_noise_share: float = 0.5
     action_samples: int = 1
@@ -115,6 +118,8 @@ class FastWAMConfig:
             raise ContractError(
                 "head_dim", f"a third of it, rounded down, must be even for 3-D RoPE; got {self.head_dim}"
             )
+        if self.latent_width % self.cameras:
+            raise ContractError("cameras", f"{self.cameras} do not divide {self.latent_width} latent columns")
         if self.latent_height % 2 or self.latent_width % 2:
             raise ContractError("latents", f"must tile into 2 x 2, got {self.latent_height} x {self.latent_width}")
 
@@ -151,6 +156,8 @@ class FastWAMConfig:
             horizon=4,
             vocabulary=8,
             stem_channels=8,
+            keypoints=4,
+            cameras=1,
             denoising_steps=2,
         )
         return replace(base, **changes)  # type: ignore[arg-type]
@@ -271,15 +278,6 @@ class VideoExpert(Expert):
         hidden = config.video.hidden
         self.patch_embedding = nn.Conv3d(config.latent_channels, hidden, kernel_size=(1, 2, 2), stride=(1, 2, 2))
         self.head = VideoHead(hidden, config.patch_dim, config.eps)
-        if config.stem_channels:
-            wide = config.stem_channels
-            self.stem = nn.Sequential(
-                nn.Conv2d(config.latent_channels + 2, wide, 3, padding=1),
-                nn.GELU(approximate="tanh"),
-                nn.Conv2d(wide, wide, 3, padding=1),
-                nn.GELU(approximate="tanh"),
-                nn.Conv2d(wide, hidden, 2, stride=2),
-            )
 
     def embed(self, latents: Float[Tensor, "batch time channels height width"]) -> Tensor:
         """Patch tokens (batch, time * rows * columns, hidden). A stride-sized convolution is a matrix product."""
@@ -287,22 +285,75 @@ class VideoExpert(Expert):
         tokens: Tensor = functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         return tokens
 
-    def embed_first(self, latents: Float[Tensor, "batch 1 channels height width"]) -> Tensor:
-        """The clean current frame: patch tokens, and the convolutional stem (fed pixel coordinates) of small models."""
-        tokens = self.embed(latents)
-        if not hasattr(self, "stem"):
-            return tokens
-        batch, _, _, height, width = latents.shape
-        rows = torch.linspace(-1, 1, height, device=latents.device, dtype=latents.dtype)
-        columns = torch.linspace(-1, 1, width, device=latents.device, dtype=latents.dtype)
-        where = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(batch, -1, -1, -1)
-        features: Tensor = rearrange(self.stem(torch.cat([latents[:, 0], where], dim=1)), "b d h w -> b (h w) d")
-        return tokens + features
-
     def unembed(self, tokens: Tensor, time: Tensor, rows: int, columns: int) -> Tensor:
         """Velocity of the latents; the head's outputs are ordered (row in patch, column in patch, channel)."""
         patches: Tensor = self.head(tokens, time)
         return rearrange(patches, "b (t h w) (p q c) -> b t c (h p) (w q)", h=rows, w=columns, p=2, q=2)
+
+
+class Stem(nn.Module):
+    """What a small model needs to see precisely: convolutions on the current frame, told what to look for.
+
+    The latents are unfolded to a picture of 2-pixel cells (a linear map that starts as the codec's own decoder), and
+    run through a few convolutions modulated by the instruction (FiLM, Perez et al. 2018). They give an addition to
+    the first frame's tokens, and keypoints (spatial soft-argmax, Levine et al. 2016) as a few tokens of the context.
+    """
+
+    cells = 4  # per side of a latent's patch
+    tokens = 4
+
+    def __init__(self, config: FastWAMConfig) -> None:
+        super().__init__()
+        wide, self.cameras = config.stem_channels, config.cameras
+        self.picture = nn.Conv2d(config.latent_channels, 3 * self.cells**2, 1)
+        self.look = nn.Conv2d(5, wide, 5, stride=2, padding=2)
+        self.film = nn.Linear(config.text_dim, 2 * wide)
+        nn.init.normal_(self.film.weight, std=0.1)
+        self.again = nn.Conv2d(wide, wide, 3, padding=1)
+        self.maps = nn.Conv2d(wide, config.keypoints, 1)
+        self.patches = nn.Sequential(
+            nn.Conv2d(wide, 2 * wide, 3, stride=2, padding=1),
+            nn.GELU(approximate="tanh"),
+            nn.Conv2d(2 * wide, config.video.hidden, 2, stride=2),
+        )
+        seen = 2 * config.keypoints * config.cameras + config.state_dim
+        self.points = nn.Sequential(
+            nn.Linear(seen, 2 * config.text_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(2 * config.text_dim, self.tokens * config.text_dim),
+        )
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch channels height width"],
+        text: Float[Tensor, "batch text"],
+        state: Float[Tensor, "batch state"],
+    ) -> tuple[Float[Tensor, "batch tokens hidden"], Float[Tensor, "batch points text"]]:
+        """The addition to the first frame's tokens, and the keypoint tokens."""
+        picture = functional.pixel_shuffle(self.picture(latents), self.cells)
+        seen = functional.gelu(self.look(torch.cat([picture, _grid(picture)], dim=1)), approximate="tanh")
+        scale, shift = rearrange(self.film(text), "b (two c) -> two b c 1 1", two=2)
+        seen = functional.gelu(self.again(torch.addcmul(shift, seen, 1 + scale)), approximate="tanh")
+        maps = rearrange(self.maps(seen), "b k h (n w) -> b (n k) h w", n=self.cameras)
+        share = maps.flatten(2).softmax(-1).unflatten(2, maps.shape[2:])  # type: ignore[no-untyped-call]
+        points = torch.einsum("bkhw,bxhw->bkx", share, _grid(maps)).flatten(1)
+        tokens = self.points(torch.cat([points, state], dim=1))
+        patches: Tensor = rearrange(self.patches(seen), "b d h w -> b (h w) d")
+        return patches, rearrange(tokens, "b (p t) -> b p t", p=self.tokens)
+
+    @torch.no_grad()
+    def unfold_with(self, weight: Float[Tensor, "cells channels"], bias: Float[Tensor, "cells"]) -> None:
+        """Start from the codec's own decoder."""
+        self.picture.weight.copy_(weight[:, :, None, None])
+        self.picture.bias.copy_(bias)  # type: ignore[union-attr]
+
+
+def _grid(like: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 height width"]:
+    """Row and column of every cell, -1 to 1."""
+    batch, _, height, width = like.shape
+    rows = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
+    columns = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(batch, -1, -1, -1)
 
 
 class ActionExpert(Expert):
@@ -405,6 +456,15 @@ def _layer(stream: Stream, layer: int, normed: Tensor, visible: list[KeyValue], 
 
 
 @dataclass(slots=True, kw_only=True)
+class Reading:
+    """One observation as the transformers take it."""
+
+    first: Float[Tensor, "batch tokens hidden"]
+    video: list[KeyValue]
+    action: list[KeyValue]
+
+
+@dataclass(slots=True, kw_only=True)
 class Draws:
     """The randomness of one training step; `copy` is the conditioning copy of imagine-then-act (t = 1: clean)."""
 
@@ -431,6 +491,8 @@ class FastWAM(nn.Module):
         if config.vocabulary:
             self.words = nn.Embedding(config.vocabulary, config.text_dim, padding_idx=0)
             self.word_positions = nn.Parameter(torch.randn(config.text_tokens, config.text_dim) * 0.1)
+        if config.stem_channels:
+            self.stem = Stem(config)
         actions = torch.stack(rope_table(torch.arange(config.horizon), config.head_dim))
         self.register_buffer("rope_first", video_rope(config, range(1)), persistent=False)
         self.register_buffer("rope_future", video_rope(config, range(1, 1 + config.future_frames)), persistent=False)
@@ -450,17 +512,27 @@ class FastWAM(nn.Module):
 
     # streams
 
-    def context(self, batch: Batch) -> Float[Tensor, "batch tokens text"]:
-        """Word embeddings (or the frozen encoder's), padding left visible as zeros, then one token of the state."""
+    def read(self, batch: Batch) -> Reading:
+        """Everything that is constant for one observation: first-frame tokens, and the context of each expert."""
         text = batch.text
         if self.config.vocabulary:
-            text = (self.words(text) + self.word_positions) * (text > 0)[..., None]
-        return torch.cat([text, self.proprio_encoder(batch.state)[:, None]], dim=1)
+            present = (text > 0)[..., None]
+            text = (self.words(text) + self.word_positions) * present
+        first = self.video.embed(batch.latents[:, :1])
+        # Padding stays visible as zeros, as in the released model; the state is one more token.
+        context = [text, self.proprio_encoder(batch.state)[:, None]]
+        if self.config.stem_channels:
+            patches, points = self.stem(batch.latents[:, 0], text.sum(1), batch.state)
+            first = first + patches
+            context.append(points)
+        joined = torch.cat(context, dim=1)
+        return Reading(first=first, video=self.video.context(joined), action=self.action.context(joined))
 
-    def first_stream(self, batch: Batch, context: list[KeyValue], *, needed: bool) -> Stream:
-        clean = torch.ones(len(batch.state), device=batch.state.device, dtype=batch.state.dtype)
-        tokens, rope = self.video.embed_first(batch.latents[:, :1]), self._buffer("rope_first")
-        return Stream(self.video, tokens, self.video.time(clean), rope, context, ("first",), needed)
+    def first_stream(self, reading: Reading) -> Stream:
+        """The clean current frame, of which only keys and values are needed."""
+        clean = reading.first.new_ones(len(reading.first))
+        rope = self._buffer("rope_first")
+        return Stream(self.video, reading.first, self.video.time(clean), rope, reading.video, ("first",), False)
 
     def future_stream(
         self, latents: Tensor, t: Tensor, context: list[KeyValue], *, name: str = "future", needed: bool = True
@@ -512,23 +584,22 @@ class FastWAM(nn.Module):
     def loss_of(self, batch: Batch, draws: Draws) -> dict[str, Float[Tensor, "batch"]]:
         """The losses for given noise and times: deterministic, and what `torch.compile` sees."""
         config, variant = self.config, self.variant
-        context = self.context(batch)
-        video_context, action_context = self.video.context(context), self.action.context(context)
-        streams = {"first": self.first_stream(batch, video_context, needed=False)}
+        reading = self.read(batch)
+        streams = {"first": self.first_stream(reading)}
         future = batch.latents[:, 1:]
         sees: tuple[str, ...] = ("first", "action")
         if variant.trains_video:
             noisy = noised(future, draws.video_noise, draws.t_video)
-            streams["future"] = self.future_stream(noisy, draws.t_video, video_context)
+            streams["future"] = self.future_stream(noisy, draws.t_video, reading.video)
         if variant.imagine_first:
             copy = noised(future, draws.copy_noise, draws.t_copy)
-            streams["imagined"] = self.future_stream(copy, draws.t_copy, video_context, name="imagined", needed=False)
+            streams["imagined"] = self.future_stream(copy, draws.t_copy, reading.video, name="imagined", needed=False)
             sees = ("first", "imagined", "action")
         elif variant.action_sees_future:
             sees = ("first", "future", "action")
         data = repeat(batch.actions, "b h a -> (b n) h a", n=config.action_samples)
         noisy = noised(data, draws.action_noise, draws.t_action)
-        streams["action"] = self.action_stream(noisy, draws.t_action, action_context, sees)
+        streams["action"] = self.action_stream(noisy, draws.t_action, reading.action, sees)
         mix(streams)
 
         error = (self.action_velocity(streams["action"]) - (data - draws.action_noise)).square().mean(-1)
@@ -565,29 +636,28 @@ class FastWAM(nn.Module):
         self, batch: Batch, *, generator: torch.Generator, prefix: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Actions, and the future latents (batch, future_frames, ...) where the variant computes them on the way."""
-        context = self.context(batch)
-        video_context, action_context = self.video.context(context), self.action.context(context)
-        past = mix({"first": self.first_stream(batch, video_context, needed=False)})
+        reading = self.read(batch)
+        past = mix({"first": self.first_stream(reading)})
         actions = _noise((len(batch.state), self.config.horizon, self.config.action_dim), batch.state, generator)
-        sampler = _ActionSampler(self, action_context, actions, prefix)
+        sampler = _ActionSampler(self, reading.action, actions, prefix)
         if not self.variant.action_sees_future:
             return sampler.run(past, ("first", "action")), None
         latents = self._future_noise(batch, generator)
         if self.variant.imagine_first:
-            latents = self._denoise_future(latents, past, video_context)
+            latents = self._denoise_future(latents, past, reading.video)
             done = torch.ones(len(latents), device=latents.device, dtype=latents.dtype)
-            imagined = self.future_stream(latents, done, video_context, name="imagined", needed=False)
+            imagined = self.future_stream(latents, done, reading.video, name="imagined", needed=False)
             past = past | mix({"imagined": imagined}, past)
             return sampler.run(past, ("first", "imagined", "action")), latents
-        return sampler.run_jointly(past, latents, video_context)
+        return sampler.run_jointly(past, latents, reading.video)
 
     @torch.no_grad()
     def imagine(self, batch: Batch, *, generator: torch.Generator) -> Float[Tensor, "batch time channels height width"]:
         """The future latents that the model expects from an observation. Video never attends to actions, so this is
         what the policy's own behaviour leads to, not a counterfactual of a given chunk."""
-        video_context = self.video.context(self.context(batch))
-        past = mix({"first": self.first_stream(batch, video_context, needed=False)})
-        return self._denoise_future(self._future_noise(batch, generator), past, video_context)
+        reading = self.read(batch)
+        past = mix({"first": self.first_stream(reading)})
+        return self._denoise_future(self._future_noise(batch, generator), past, reading.video)
 
     def _future_noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
         shape = (len(batch.state), self.config.future_frames, *batch.latents.shape[2:])

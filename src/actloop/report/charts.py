@@ -10,7 +10,7 @@ from actloop.evaluation.comparison import Comparison, ForesightRow
 from actloop.evaluation.statistics import Interval
 from actloop.report.markup import label, line, svg, tag
 
-PANEL = (420, 260)
+PANEL = (350, 240)
 MARGIN = (44, 14, 12, 40)  # left, top, right, bottom
 COLOURS = 6
 Naming = Callable[[float], str]
@@ -27,10 +27,9 @@ def interval_bar(interval: Interval, class_: str) -> str:
     """A fraction as a dot with its whisker on a track from 0 to 100 %."""
     width, height, pad = 132.0, 16.0, 6.0
     scale = width - 2 * pad
-    x, low, high = (pad + scale * value for value in (interval.value, interval.low, interval.high))
-    track = [line(pad, 8, width - pad, 8, "track")] + [
-        line(pad + scale * q, 4, pad + scale * q, 12, "track") for q in (0, 0.5, 1)
-    ]
+    x, low, high = pad + scale * interval.value, pad + scale * interval.low, pad + scale * interval.high
+    quarters = [line(pad + scale * q, 4, pad + scale * q, 12, "track") for q in (0, 0.5, 1)]
+    track = [line(pad, 8, width - pad, 8, "track"), *quarters]
     name = f"{100 * interval.value:.0f} %, 95 % interval {100 * interval.low:.0f} to {100 * interval.high:.0f}"
     drawn = [*track, line(low, 8, high, 8, "whisker"), tag("circle", cx=x, cy=8, r=4, class_="mark")]
     return svg(width, height, *drawn, label=name, class_=f"bar {class_}")
@@ -38,7 +37,7 @@ def interval_bar(interval: Interval, class_: str) -> str:
 
 def marker(which: int, x: float, y: float, *, size: float = 4.5, class_: str = "mark") -> str:
     """The shape of an arm: circle, square, triangle, diamond, then circles again."""
-    shapes = {
+    shapes: dict[int, list[tuple[float, float]]] = {
         1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
         2: [(0, -1.25), (1.15, 0.9), (-1.15, 0.9)],
         3: [(0, -1.35), (1.35, 0), (0, 1.35), (-1.35, 0)],
@@ -62,7 +61,7 @@ def success_against_latency(comparison: Comparison, scope: str, title: str) -> s
         series[arm.name] = sorted(points, key=lambda point: point[0])
     widest = max((point[0] for points in series.values() for point in points), default=0.0)
     frame = _Frame(x_top=_ceiling(widest), y_low=0.0, y_high=1.0)
-    parts = [frame.grid_y([0, 0.25, 0.5, 0.75, 1], lambda value: f"{100 * value:.0f} %"), frame.grid_x(" ms")]
+    parts = [frame.grid_y([0, 0.25, 0.5, 0.75, 1], lambda value: f"{100 * value:.0f} %"), frame.grid_x("latency, ms")]
     for index, (name, points) in enumerate(series.items()):
         shift = 4.0 * (index - (len(series) - 1) / 2)
         parts.append(tag("g", *_curve(frame, points, index, shift), class_=arm_class(comparison, name)))
@@ -80,9 +79,9 @@ def _curve(frame: "_Frame", points: Sequence[Point], index: int, shift: float) -
 
 
 def foresight(comparison: Comparison) -> str:
-    """PSNR of imagined frames by lead time, solid; dotted: had nothing changed."""
+    """PSNR of imagined frames by lead time, solid; dotted: had nothing changed. Empty for a single lead time."""
     rows = [row for row in comparison.foresight if math.isfinite(row.psnr)]
-    if not rows:
+    if len({row.lead for row in rows}) < 2:
         return ""
     values = [value for row in rows for value in (row.psnr, row.still) if math.isfinite(value)]
     frame = _Frame(
@@ -91,7 +90,7 @@ def foresight(comparison: Comparison) -> str:
         y_high=5 * math.floor(max(values) / 5) + 5,
     )
     steps = [frame.y_low + 5 * step for step in range(round((frame.y_high - frame.y_low) / 5) + 1)]
-    parts = [frame.grid_y(steps, lambda value: f"{value:.0f} dB"), frame.grid_x(" s ahead")]
+    parts = [frame.grid_y(steps, lambda value: f"{value:.0f} dB"), frame.grid_x("s ahead")]
     names = [arm.name for arm in comparison.run.arms]
     for name in dict.fromkeys(row.arm for row in rows):
         mine = [row for row in rows if row.arm == name]
@@ -148,15 +147,10 @@ class _Frame:
             for value in values
         )
 
-    def grid_x(self, unit: str) -> str:
+    def grid_x(self, name: str) -> str:
         ticks = [self.x_top * step / 4 for step in range(5)]
-        names = [f"{value:g}" + (unit if index == 4 else "") for index, value in enumerate(ticks)]
-        return "".join(
-            label(
-                name, min(self.x(value), PANEL[0] - 2.0), self.bottom + 20, anchor="end" if unit in name else "middle"
-            )
-            for value, name in zip(ticks, names, strict=True)
-        )
+        marks = [label(f"{value:g}", self.x(value), self.bottom + 20, anchor="middle") for value in ticks]
+        return "".join(marks) + label(name, self.right + 10, self.bottom + 36, anchor="end")
 
 
 def _panel(title: str, drawing: str) -> str:

@@ -1,6 +1,7 @@
 """The section on what was measured, on what, and how to repeat it."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from actloop.evaluation.answer import condition_title, place_title
@@ -24,7 +25,7 @@ def method(comparison: Comparison) -> str:
     seeds = run.seeds
     return _pairs(
         {
-            "Question": "Where does predicting what will be seen pay: nowhere, in training only, or online, at every call?",
+            "Question": "Does predicting what will be seen pay nowhere, in training only, or online, at every call?",
             "Design": (
                 f"Every arm ran the same {len(run.tasks)} tasks from the same initial conditions "
                 f"(seeds {seeds[0]} to {seeds[-1]}) under the same {len(run.conditions)} conditions. "
@@ -50,7 +51,7 @@ def method(comparison: Comparison) -> str:
             ),
             "Foresight": (
                 "Imagined frames against the camera's, in filmed episodes, as long as the plan they belong to was "
-                "carried out. The dotted line is the error of expecting no change."
+                "carried out (PSNR, all cameras). What expecting no change would have scored stands beside it."
             ),
         }
     )
@@ -65,11 +66,11 @@ def identities(comparison: Comparison) -> str:
             text(place_title(arm)),
             text(arm.variant or "–"),
             _count(arm.identity.get("parameters")),
-            _count(arm.identity.get("steps")),
+            _count(_steps(arm.identity)),
             str(arm.horizon),
             number(1000 * arm.measured.quantile(0.5), 1) + " / " + number(1000 * arm.measured.quantile(0.95), 1),
             tag("code", text(str(arm.identity.get("digest", "–"))[:16])),
-            tag("code", text(arm.source)),
+            tag("code", text("/".join(arm.source.split("/")[-2:]))),
         ]
         for arm in run.arms
     ]
@@ -127,6 +128,11 @@ def crashes(comparison: Comparison) -> str:
     if not rows:
         return ""
     return tag("h3", "Crashed episodes") + table(["arm", "condition", "task", "seed", "error"], rows)
+
+
+def _steps(identity: Mapping[str, Any]) -> object:
+    training = identity.get("training")
+    return identity.get("steps", training.get("steps") if isinstance(training, Mapping) else None)
 
 
 def _pairs(said: dict[str, Any]) -> str:

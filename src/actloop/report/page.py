@@ -1,5 +1,6 @@
 """Writes the page of a run folder: one file that needs nothing else, readable on a phone, in print and in the dark."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -36,9 +37,9 @@ def render(comparison: Comparison, folder: Path) -> str:
         "title": text(TITLE),
         "style": _file("style.css"),
         "script": _file("page.js"),
-        "headline": text(said.headline),
+        "headline": _unbroken(text(said.headline), [arm.name for arm in comparison.run.arms]),
         "facts": sections.facts(comparison),
-        "answer": "".join(tag("p", text(paragraph)) for paragraph in said.paragraphs),
+        "answer": tag("dl", *(tag("dt", text(about)) + tag("dd", text(words)) for about, words in said.paragraphs)),
         "arms": sections.arms_table(comparison),
         "contrasts": sections.contrasts_table(comparison),
         "latency": sections.latency_charts(comparison),
@@ -53,6 +54,14 @@ def render(comparison: Comparison, folder: Path) -> str:
         "crashes": method.crashes(comparison),
     }
     return Template(_file("page.html")).substitute(filled)
+
+
+def _unbroken(markup: str, names: Sequence[str]) -> str:
+    """The names of arms in a headline, kept on one line."""
+    for name in names:
+        if "-" in name:
+            markup = markup.replace(text(name), tag("span", text(name), class_="whole"))
+    return markup
 
 
 def _file(name: str) -> str:

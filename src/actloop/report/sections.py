@@ -199,16 +199,30 @@ def _film(comparison: Comparison, record: Record, file: Path) -> str:
         "video", src=source, controls=True, loop=True, muted=True, playsinline=True, preload="metadata",
         width=width, height=height, aria_label=said_to_all,
     )  # fmt: skip
-    return tag("figure", video, panes, caption, class_="film wide" if record["imagines"] else "film")
+    screen = tag("div", video, panes, class_="screen")
+    return tag("figure", screen, caption, class_="film wide" if record["imagines"] else "film")
 
 
 def foresight_chart(comparison: Comparison) -> str:
-    """Whether what was imagined came; empty where no arm imagines."""
-    drawn = foresight(comparison)
-    if not drawn:
+    """Whether what was imagined came, as numbers and, over several lead times, as a drawing; empty without any."""
+    if not comparison.foresight:
         return ""
+    rows = [
+        [
+            key(comparison, row.arm),
+            f"{row.lead:.1f} s",
+            str(row.frames),
+            f"{number(row.psnr, 1)} dB",
+            f"{number(row.still, 1)} dB",
+            f"{row.psnr - row.still:+.1f} dB",
+        ]
+        for row in comparison.foresight
+    ]
+    head = ["arm", "ahead", "frames compared", "imagined", "had nothing changed", "foresight"]
+    drawn = foresight(comparison)
     names = list(dict.fromkeys(row.arm for row in comparison.foresight))
-    return legend(comparison, names) + tag("div", drawn, class_="panels")
+    chart = legend(comparison, names) + tag("div", drawn, class_="panels") if drawn else ""
+    return chart + table(head, rows, class_="numbers")
 
 
 def timelines(comparison: Comparison, folder: Path) -> str:

@@ -16,7 +16,7 @@ from actloop.errors import ContractError, UnknownNameError
 from actloop.simulation.metaworld_scene import MetaWorldScene
 from actloop.simulation.metaworld_tasks import all_tasks
 from actloop.simulation.rays import RayCamera
-from actloop.simulation.rendering import GLRenderer
+from actloop.simulation.rendering import GLRenderer, gl_backend
 
 RAW_STEP = 0.0125  # seconds: five physics steps of 2.5 ms
 RAW_LIMIT = 500  # raw steps of an episode
@@ -34,7 +34,7 @@ CAMERAS: dict[str, tuple[str, tuple[float, float, float] | None, bool]] = {
     "corner4": ("corner4", None, True),
     "behindGripper": ("behindGripper", None, False),
 }
-# In ticks longer than AVERAGED raw steps these experts solve their task when a command is held, but not when averaged.
+# In ticks longer than AVERAGED raw steps these experts do better when a command is held than when it is averaged.
 AVERAGED = 5
 HELD_EXPERTS = frozenset(("hammer", "handle-pull", "pick-out-of-hole", "shelf-place", "soccer"))
 
@@ -62,6 +62,8 @@ class MetaWorld:
                 raise UnknownNameError("world 'metaworld', camera", camera, CAMERAS)
         if renderer not in ("ray", "gl"):
             raise UnknownNameError("world 'metaworld', renderer", renderer, ("ray", "gl"))
+        if renderer == "gl":
+            gl_backend()  # without OpenGL this is the moment to say so, not the first picture
         if not 1 <= action_repeat <= RAW_LIMIT:
             raise ContractError("action_repeat", f"expected 1 to {RAW_LIMIT}, got {action_repeat}")
         self._repeat = action_repeat
@@ -122,7 +124,7 @@ class MetaWorld:
         """The command, constant over the tick, that comes nearest to what Meta-World's expert would do in it.
 
         The expert was written to be asked every raw step. It is played ahead on a copy of the state for a tick and its
-        commands are averaged; a few that do not survive this are asked once and held.
+        commands are averaged; a few that do badly so are asked once and held.
         """
         scene, _ = self._scene()
         held = self._task is not None and self._task.name in HELD_EXPERTS and self._repeat > AVERAGED

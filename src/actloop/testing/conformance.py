@@ -222,7 +222,7 @@ def _check_stays(world: World, ended: Outcome | None) -> None:
     held = world.embodiment.hold(now, None)
     for _ in range(2):
         world.apply(held)
-    _require(world.outcome() == ended, "world.outcome", f"changed from {ended} to {world.outcome()}")
+        _require(world.outcome() == ended, "world.outcome", f"changed from {ended} to {world.outcome()}")
 
 
 def _check_expert(world: World, task: Task, seeds: range, needed: int) -> None:

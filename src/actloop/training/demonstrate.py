@@ -4,6 +4,7 @@ label     what the expert would send in this state, clean
 executed  label + smooth bursts of noise, clipped to the limits; recovery from them is in the data
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -83,11 +84,8 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
     rng = np.random.default_rng([attempt.seed, crc32(attempt.task.name.encode()), attempt.number])
     world_seed, disturb_seed = (int(value) for value in rng.integers(2**31, size=2))
     is_noisy = bool(rng.random() < attempt.noise_share)
-    disturbance, at = "", -1
-    if isinstance(world, Disturbable) and world.disturbances and rng.random() < attempt.disturb_share:
-        disturbance = str(rng.choice(world.disturbances))
-        # An undisturbed run first: only its length tells which ticks lie inside the episode.
-        at = int(_expert_length(world, attempt.task, world_seed) * rng.uniform(0.1, 0.8))
+    planned, at = _plan_disturbance(world, attempt, world_seed, rng)
+    disturbance = ""
     embodiment = world.embodiment
     burst = _Burst(scale=_noise_scale(embodiment) * is_noisy, rng=rng)
     obs = world.reset(attempt.task, seed=world_seed)
@@ -96,17 +94,19 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
     executed: list[Action] = []
     settle = SETTLE_TICKS
     while settle:
-        if len(seen) == at and isinstance(world, Disturbable):
-            world.disturb(disturbance, seed=disturb_seed)
-            obs = world.observe()
         outcome = world.outcome()
+        if planned and len(seen) >= at and outcome is None:
+            disturbance = _disturb(world, planned, disturb_seed)
+            if disturbance:
+                planned, at, obs = [], len(seen), world.observe()
         if outcome is not None:
             if not outcome.success:
                 break
             settle -= 1
         embodiment.check(obs)
-        label = embodiment.action.clip(world.demonstrate())
-        embodiment.action.check(label, f"{attempt.task.name}: expert action")
+        wanted = world.demonstrate()
+        embodiment.action.check(wanted, f"{attempt.task.name}: expert action")
+        label = embodiment.action.clip(wanted)
         noise = burst() if outcome is None else 0.0
         sent = world.apply(embodiment.action.clip(label + noise))
         seen.append(obs)
@@ -120,13 +120,41 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
         success=outcome.success,
         reason=outcome.reason,
         is_noisy=is_noisy,
-        disturbance=disturbance if len(seen) > at else "",
-        disturbed_at=at,
-        images={c.name: np.array([obs.images[c.name] for obs in kept], np.uint8) for c in embodiment.cameras},
-        states=np.array([obs.state for obs in kept], np.float32),
-        actions=np.array(actions[: len(kept)], np.float32),
-        executed=np.array(executed[: len(kept)], np.float32),
+        disturbance=disturbance,
+        disturbed_at=at if disturbance else -1,
+        images={
+            camera.name: _stack([obs.images[camera.name] for obs in kept], (camera.height, camera.width, 3), np.uint8)
+            for camera in embodiment.cameras
+        },
+        states=_stack([obs.state for obs in kept], (embodiment.state.size,), np.float32),
+        actions=_stack(actions[: len(kept)], (embodiment.action.size,), np.float32),
+        executed=_stack(executed[: len(kept)], (embodiment.action.size,), np.float32),
     )
+
+
+def _stack(rows: Sequence[np.ndarray], shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    return np.array(rows, dtype).reshape(len(rows), *shape)
+
+
+def _plan_disturbance(world: World, attempt: Attempt, seed: int, rng: np.random.Generator) -> tuple[list[str], int]:
+    """Which disturbances to try, in order, and from which tick on; none where the episode stays undisturbed."""
+    if not isinstance(world, Disturbable) or rng.random() >= attempt.disturb_share:
+        return [], -1
+    names = [str(name) for name in rng.permutation(world.disturbances)]
+    # An undisturbed run first: only its length tells which ticks lie inside the episode.
+    return names, int(_expert_length(world, attempt.task, seed) * rng.uniform(0.1, 0.8))
+
+
+def _disturb(world: World, names: list[str], seed: int) -> str:
+    """Try each disturbance, as not every one fits every moment; the one that happened, or nothing."""
+    assert isinstance(world, Disturbable)
+    for name in names:
+        try:
+            world.disturb(name, seed=seed)
+        except ContractError:  # nothing was changed: there is nothing in the gripper to lose, say
+            continue
+        return name
+    return ""
 
 
 def _expert_length(world: World, task: Task, seed: int) -> int:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from actloop.contracts import Demonstrator, Observation, Task, World
 from actloop.data.writer import EpisodeWriter, Extra
-from actloop.errors import ContractError
+from actloop.errors import ActloopError, ContractError
 from actloop.training.demonstrate import Attempt, Demonstration, demonstrate
 
 WorldFactory = Callable[[], World]
@@ -51,6 +51,7 @@ class RecordSummary:
     interrupted: bool
 
 
+@runtime_checkable
 class _Pending(Protocol):
     def result(self) -> Demonstration: ...
 
@@ -225,7 +226,10 @@ def _enter(factory: WorldFactory) -> None:
 
 
 def _work(attempt: Attempt) -> Demonstration:
-    return demonstrate(_worlds[0], attempt)
+    try:
+        return demonstrate(_worlds[0], attempt)
+    except ActloopError as error:  # those with fields of their own do not survive the way between processes
+        raise ActloopError(f"{attempt.task.name}, attempt {attempt.number}: {error}") from None
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class TrainConfig:
     """
 
     model: FastWAMConfig
-    steps: int = 6000
+    steps: int = 5000
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -113,6 +113,7 @@ class Samples:
             action_dim=self.embodiment.action.size,
             state_dim=self.embodiment.state.size,
             vocabulary=self.vocabulary.size,
+            cameras=len(self.embodiment.cameras),
         )
 
     def batch(self, places: "_Places", indices: Int[np.ndarray, "batch"]) -> Batch:
@@ -198,7 +199,7 @@ def train(
     out, begun = Path(out), time.perf_counter()
     out.parent.mkdir(parents=True, exist_ok=True)
     samples = Samples(data, config)
-    run = _Run(FastWAM(samples.model_config()), samples, config, out)
+    run = _Run(_fresh_model(samples), samples, config, out)
     if resume:
         run.restore()
     else:
@@ -214,6 +215,13 @@ def train(
     save_policy(policy, out, half=half)
     run.state.unlink(missing_ok=True)
     return TrainResult(checkpoint=out, log=run.log, steps=config.steps, seconds=seconds, losses=losses)
+
+
+def _fresh_model(samples: Samples) -> FastWAM:
+    model = FastWAM(samples.model_config())
+    if model.config.stem_channels:
+        model.stem.unfold_with(*samples.codec.cells(model.stem.cells))
+    return model
 
 
 def _policy(run: "_Run", name: str, training: dict[str, object]) -> FastWAMPolicy:

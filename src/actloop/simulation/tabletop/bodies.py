@@ -138,7 +138,7 @@ class Arm:
 
     lead = 40.0 / 1000.0
     slack = 0.01
-    push = 60.0
+    push = 100.0
     speed = 2.5
     joints = ("yaw", "shoulder", "elbow", "wrist", "roll")
     low, high = (-1.1, -1.9, 0.3, -1.6, -1.1), (1.1, 0.2, 2.9, 0.7, 1.1)
@@ -187,7 +187,8 @@ class Arm:
 
     def solve(self, tcp: Float[np.ndarray, "3"]) -> Float[np.ndarray, "5"]:
         """The joint angles that put the grasp point there with the hand upright, elbow up."""
-        x, y, z = np.clip(tcp, REACH_LOW, REACH_HIGH) + (0.0, 0.0, self.drop) - self.base
+        x, y, z = np.clip(tcp, REACH_LOW, REACH_HIGH) - self.base
+        z += self.drop
         yaw = np.arctan2(y, x) + np.pi / 2
         across, apart = np.hypot(x, y), np.sqrt(x * x + y * y + z * z)
         aim, bend = np.arctan2(z, across), np.arccos(min(apart / (2 * self.link), 1.0))

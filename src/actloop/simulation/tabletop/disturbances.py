@@ -1,11 +1,20 @@
 """Things that go wrong on purpose, now: the object is moved, taken out of the gripper, or the hand is pushed."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from actloop.errors import ContractError, UnknownNameError
-from actloop.simulation.tabletop.scene import BELT_END, BELT_HALF_WIDTH, BELT_SPEED, BELT_TOP, BELT_Y, COLOURS, HALF, Scene
-from actloop.simulation.tabletop.tasks import Goal, in_drawer, roomy
+from actloop.simulation.tabletop.scene import (
+    BELT_END,
+    BELT_HALF_WIDTH,
+    BELT_SPEED,
+    BELT_TOP,
+    BELT_Y,
+    COLOURS,
+    HALF,
+    Scene,
+)
+from actloop.simulation.tabletop.tasks import FINGERS_X, FINGERS_Y, Goal, in_drawer
 
 DISTURBANCES = ("displace", "slip", "push")
 DISTANCE = 0.06  # metres that a displaced object moves by, more or less
@@ -19,18 +28,23 @@ def _refuse(name: str, why: str) -> ContractError:
     return ContractError(f"tabletop.disturb.{name}", f"not applicable now, nothing was changed: {why}")
 
 
-def _clear(scene: Scene, block: str, place: Float[np.ndarray, "2"], fingers: float) -> bool:
-    """Whether a block fits there, with room to grasp it, and without touching a low hand `fingers` wide (half)."""
-    others = [scene.block(name)[:2] for name in COLOURS if name != block]
+def _clear(
+    scene: Scene, block: str, places: Float[np.ndarray, "places 2"], fingers: float
+) -> Bool[np.ndarray, "places"]:
+    """Where a block fits, with room to grasp it, and without touching a low hand `fingers` wide (half)."""
+    clear = np.ones(len(places), dtype=bool)
+    for name in COLOURS:
+        if name != block:
+            apart = np.abs(places - scene.block(name)[:2])
+            clear &= (apart[:, 0] > FINGERS_X) | (apart[:, 1] > FINGERS_Y)
     tcp = scene.tcp
-    low = tcp[2] < (BELT_TOP if scene.layout == "belt" else 0.0) + 0.11
-    if low and abs(place[0] - tcp[0]) < fingers + HALF + 0.008 and abs(place[1] - tcp[1]) < 0.02 + HALF + 0.008:
-        return False
+    if tcp[2] < (BELT_TOP if scene.layout == "belt" else 0.0) + 0.11:
+        apart = np.abs(places - tcp[:2])
+        clear &= (apart[:, 0] > fingers + HALF + 0.008) | (apart[:, 1] > 0.02 + HALF + 0.008)
     if scene.layout == "cover":
-        apart = np.abs(place - scene.data.xpos[scene.body_id("cover")][:2])
-        if apart[0] < 0.13 and apart[1] < 0.105:
-            return False
-    return roomy(place, others)
+        apart = np.abs(places - scene.data.xpos[scene.body_id("cover")][:2])
+        clear &= (apart[:, 0] > 0.13) | (apart[:, 1] > 0.105)
+    return clear
 
 
 def _places(scene: Scene, block: str, rng: np.random.Generator, fingers: float) -> Float[np.ndarray, "places 2"]:
@@ -44,7 +58,7 @@ def _places(scene: Scene, block: str, rng: np.random.Generator, fingers: float) 
     else:
         low, high = _DESK if scene.layout == "desk" else _COVER
     drawn = rng.uniform(low, high, size=(600, 2))
-    free: Float[np.ndarray, "places 2"] = drawn[[_clear(scene, block, place, fingers) for place in drawn]]
+    free: Float[np.ndarray, "places 2"] = drawn[_clear(scene, block, drawn, fingers)]
     return free
 
 

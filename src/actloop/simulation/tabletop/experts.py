@@ -60,14 +60,14 @@ def _funnel(
 def _near(tcp: Float[np.ndarray, "3"], point: Float[np.ndarray, "3"]) -> float:
     """1 where the fingers are around the point and may close."""
     apart = float(np.linalg.norm(tcp[:2] - point[:2]))
-    return _ramp(apart, 0.018, 0.009) * _ramp(abs(float(tcp[2] - point[2])), 0.016, 0.008)
+    return _ramp(apart, 0.026, 0.016) * _ramp(abs(float(tcp[2] - point[2])), 0.022, 0.012)
 
 
 def _held(scene: Scene, point: Float[np.ndarray, "3"], width: float) -> float:
     """1 where the fingers have closed on something of this width at this point."""
     tcp = scene.tcp
     apart = float(np.linalg.norm(tcp[:2] - point[:2]))
-    around = _ramp(apart, 0.030, 0.022) * _ramp(abs(float(tcp[2] - point[2])), 0.026, 0.020)
+    around = _ramp(apart, 0.038, 0.030) * _ramp(abs(float(tcp[2] - point[2])), 0.034, 0.026)
     return around * _ramp(scene.opening, width + 0.012, width + 0.004)
 
 
@@ -97,11 +97,13 @@ def _lift(scene: Scene, goal: Goal, floor: float = 0.0) -> Command:
     return _blend(held, (np.array([0.0, 0.0, rise]), GRIP), _grasp(scene, point, drift, 0.09, floor))
 
 
-def _carry(scene: Scene, goal: Goal, target: Float[np.ndarray, "3"], height: float, drop: float) -> Command:
-    """Take the block to the target and let it go there, up to `drop` metres above it."""
+def _carry(
+    scene: Scene, goal: Goal, target: Float[np.ndarray, "3"], height: float, drop: float, near: float
+) -> Command:
+    """Take the block to the target and let it go there, up to `drop` metres above it and `near` beside it."""
     point, tcp = scene.block(goal.block), scene.tcp
     apart = float(np.linalg.norm(point[:2] - target[:2]))
-    there = _ramp(apart, 0.026, 0.014) * _ramp(float(point[2] - target[2]), drop + 0.010, drop + 0.004)
+    there = _ramp(apart, near, 0.5 * near) * _ramp(float(point[2] - target[2]), drop + 0.014, drop + 0.006)
     held = _held(scene, point, _BLOCK_WIDTH)
     grip = point - tcp  # the hand's offset from the block stays while it is held
     carried = _funnel(tcp, target + np.array([0.0, 0.0, 0.5 * drop]) - grip, height), GRIP
@@ -129,7 +131,7 @@ def _into_drawer(scene: Scene, goal: Goal) -> Command:
     holding = _held(scene, point, _BLOCK_WIDTH) > 0 and out > 0.06
     if not in_drawer(scene, goal.block) and (pulling or (out < 0.09 and not holding)):
         return _open_drawer(scene)
-    return _carry(scene, goal, np.array([0.0, DRAWER_FRONT - out + 0.055, 0.062]), 0.075, 0.012)
+    return _carry(scene, goal, np.array([0.0, DRAWER_FRONT - out + 0.055, 0.062]), 0.075, 0.012, 0.03)
 
 
 def _uncover(scene: Scene, goal: Goal) -> Command:
@@ -154,8 +156,8 @@ def expert(scene: Scene, goal: Goal) -> Command:
         return _uncover(scene, goal)
     if skill == "stack":
         under = scene.block(goal.onto)
-        return _carry(scene, goal, under + np.array([0.0, 0.0, 2 * HALF]), 0.06, 0.006)
+        return _carry(scene, goal, under + np.array([0.0, 0.0, 2 * HALF]), 0.06, 0.006, 0.024)
     if skill in ("place-left", "place-right"):
         x, y = PADS[goal.onto]
-        return _carry(scene, goal, np.array([x, y, PAD_TOP + HALF]), 0.075, 0.006)
+        return _carry(scene, goal, np.array([x, y, PAD_TOP + HALF]), 0.075, 0.006, 0.034)
     return _lift(scene, goal)

@@ -61,7 +61,8 @@ _CABINET = f"""
   <geom type="box" pos="0 0.065 0.069" size="0.086 0.065 0.005" rgba="0.52 0.48 0.50 1"/>
 </body>
 <body name="drawer" pos="0 {DRAWER_FRONT} 0">
-  <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_TRAVEL}" limited="true" damping="2" frictionloss="0.8"/>
+  <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_TRAVEL}" limited="true" damping="2"
+         frictionloss="0.8"/>
   <geom type="box" pos="0 0.06 0.003" size="0.064 0.058 0.003" mass="0.2" rgba="0.30 0.30 0.36 1"/>
   <geom type="box" pos="0 0 0.030" size="0.070 0.004 0.028" mass="0.1" rgba="0.62 0.36 0.16 1"/>
   <geom type="box" pos="-0.064 0.06 0.022" size="0.004 0.058 0.018" mass="0.05" rgba="0.62 0.36 0.16 1"/>
@@ -88,14 +89,15 @@ _BELT = f"""
       size="0.004 {BELT_HALF_WIDTH} {BELT_TOP / 2}" rgba="0.93 0.62 0.15 1"/>
 """
 
-_COVER = """
+_COVER = f"""
 <body name="cover" pos="0 0 0">
-  <joint name="cover" type="slide" axis="1 0 0" range="0 {travel}" limited="true" damping="2" frictionloss="0.8"/>
+  <joint name="cover" type="slide" axis="1 0 0" range="0 {COVER_TRAVEL}" limited="true" damping="2"
+         frictionloss="0.8"/>
   <geom type="box" pos="0 0 0.072" size="0.046 0.046 0.004" mass="0.15" rgba="0.95 0.95 0.92 1"/>
   <geom type="box" pos="0 -0.050 0.039" size="0.046 0.004 0.037" mass="0.15" rgba="0.62 0.70 0.74 1"/>
   <geom name="knob" type="box" pos="0 0 0.106" size="0.013 0.011 0.030" mass="0.05" rgba="0.25 0.22 0.22 1"/>
 </body>
-""".format(travel=COVER_TRAVEL)
+"""
 
 _LAYOUTS = {"desk": _PADS + _CABINET, "belt": _BELT, "cover": _COVER}
 

@@ -85,7 +85,7 @@ def _scatter(
 ) -> list[Float[np.ndarray, "2"]]:
     """That many random places with room between them; starts again where the first ones leave none for the rest."""
     while True:
-        places: list[Float[np.ndarray, "2"]] = []
+        places: list[Float[np.ndarray, "2"]] = []  # noqa: UP037 (jaxtyping's axis)
         for _ in range(30 * count):
             place = rng.uniform(low, high)
             if roomy(place, places + taken):

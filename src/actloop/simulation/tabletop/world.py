@@ -71,7 +71,7 @@ class Tabletop:
         self._body.place(self._scene, rng.uniform(_START_LOW, _START_HIGH), float(rng.uniform(0.09, MAX_OPENING)))
         self._stripes = float(rng.uniform(0.0, 0.06))
         mujoco.mj_forward(self._scene.model, self._scene.data)
-        self._joints: Float[np.ndarray, "joints"] = self._scene.data.qpos[self._scene.joint_qpos].copy()
+        self._joints = self._scene.data.qpos[self._scene.joint_qpos].copy()
         self._opening = self._scene.opening
         self._tick, self._seen, self._outcome = 0, None, None
         self._pushed_until = 0
@@ -136,7 +136,8 @@ class Tabletop:
         mujoco.mj_camlight(scene.model, scene.data)
 
     def _judge(self, scene: Scene) -> None:
-        assert self._goal is not None and self._task is not None
+        assert self._goal is not None
+        assert self._task is not None
         time = self._tick * PERIOD
         if self._outcome is not None:
             return

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The recipe of the tabletop weights that ship: record the demonstrations, train the variants two at a time.
+# Usage: scripts/ship_tabletop.sh DATASET_FOLDER [WEIGHTS_FOLDER]
+set -euo pipefail
+data=$1
+weights=${2:-src/actloop/weights/tabletop}
+record() { actloop record --world tabletop --noise-share 0.5 --disturb-share 0.15 --out "$data" "$@"; }
+record --episodes 40
+record --episodes 80 --tasks timing consequence drawer
+record --episodes 150 --tasks static
+variant() { actloop train "tabletop-$1" --data "$data" --out "$weights/$1.safetensors"; }
+variant no-cotrain
+{ variant fast; variant joint; } &
+variant idm
+wait

@@ -1,0 +1,44 @@
+"""Whole configurations, as functions: what `actloop train PRESET` trains and what `actloop demo` compares."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from actloop.evaluation.config import CompareConfig
+from actloop.models.fastwam import VARIANTS, FastWAMConfig
+from actloop.training.train import TrainConfig
+
+DEMO_TASKS = ("pick-red", "place-left-green", "place-right-blue", "open-drawer", "belt-red", "belt-blue")
+EXECUTE_HORIZON = 4
+
+
+def small(variant: str, *, steps: int = 5000) -> TrainConfig:
+    """A Fast-WAM of 1.2 M parameters for 64-pixel cameras, trained alike for every variant."""
+    return TrainConfig(model=FastWAMConfig(variant=variant), steps=steps)
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    f"{world}-{variant}": partial(small, variant) for world in ("tabletop", "metaworld") for variant in VARIANTS
+}
+
+
+def shipped_weights(world: str) -> dict[str, Path]:
+    """The policies that ship for a world, by arm name; empty where none does."""
+    folder = Path(str(files("actloop"))) / "weights" / world
+    order = list(VARIANTS)
+    found = {path.stem: path for path in folder.glob("*.safetensors")}
+    return {name: found[name] for name in sorted(found, key=lambda n: (order.index(n) if n in order else 99, n))}
+
+
+def demo(out: Path, *, world: str = "tabletop", workers: int = 2) -> CompareConfig:
+    """The main job on what ships: all variants, easy and timed tasks, this machine's latency and three fixed ones."""
+    return CompareConfig(
+        out=out,
+        arms={name: str(path) for name, path in shipped_weights(world).items()},
+        world=world,
+        tasks=DEMO_TASKS if world == "tabletop" else ("easy",),
+        episodes=3,
+        execute_horizon=EXECUTE_HORIZON,
+        workers=workers,
+    )

@@ -1,0 +1,206 @@
+"""The small Fast-WAM: who sees whom, flow schedules, losses, sampling, and the codec beneath it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from actloop.errors import ContractError, UnknownNameError
+from actloop.models.action_model import ActionModel, Batch
+from actloop.models.codec import PatchCodec
+from actloop.models.fastwam import VARIANTS, FastWAM, FastWAMConfig
+from actloop.models.flow import bell_weight, euler_times, shifted
+from actloop.models.text import Vocabulary
+
+
+def make_batch(config: FastWAMConfig, size: int = 3) -> Batch:
+    g = torch.Generator().manual_seed(7)
+    latents = (size, 1 + config.future_frames, config.latent_channels, config.latent_height, config.latent_width)
+    return Batch(
+        latents=torch.randn(latents, generator=g),
+        state=torch.randn(size, config.state_dim, generator=g),
+        text=torch.randint(0, config.vocabulary, (size, config.text_tokens), generator=g),
+        actions=torch.randn(size, config.horizon, config.action_dim, generator=g),
+        action_pad=torch.zeros(size, config.horizon, dtype=torch.bool),
+        latents_pad=torch.zeros(size, 1 + config.future_frames, dtype=torch.bool),
+    )
+
+
+def make_model(variant: str, **changes: object) -> FastWAM:
+    torch.manual_seed(0)
+    model = FastWAM(FastWAMConfig.tiny(variant=variant, **changes))
+    with torch.no_grad():  # fresh video heads are zero; give every output something to say
+        model.video.head.head.weight.normal_(std=0.1)
+    return model
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_is_an_action_model(variant: str) -> None:
+    model = make_model(variant)
+    assert isinstance(model, ActionModel)
+    batch = make_batch(model.config)
+    losses = model.loss(batch, generator=generator())
+    assert losses["total"].shape == (3,)
+    assert ("video" in losses) == (variant != "no-cotrain")
+    assert model.sample(batch, generator=generator()).shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "sees_future"), [("no-cotrain", False), ("fast", False), ("joint", True), ("idm", True)]
+)
+def test_only_joint_and_idm_actions_see_the_future(variant: str, sees_future: bool) -> None:
+    model = make_model(variant)
+    batch = make_batch(model.config)
+    batch.latents.requires_grad_()
+    model.loss(batch, generator=generator())["action"].sum().backward()
+    future = batch.latents.grad[:, 1:].abs().max()
+    assert batch.latents.grad[:, :1].abs().max() > 0
+    assert (future > 0) == sees_future
+    if not sees_future:
+        assert future == 0
+
+
+@pytest.mark.parametrize("variant", ["fast", "joint", "idm"])
+def test_video_never_sees_actions(variant: str) -> None:
+    model = make_model(variant)
+    batch = make_batch(model.config)
+    batch.actions.requires_grad_()
+    losses = model.loss(batch, generator=generator())
+    (gradient,) = torch.autograd.grad(losses["video"].sum(), batch.actions, allow_unused=True)
+    assert gradient is None or gradient.abs().max() == 0
+
+
+def test_no_cotrain_and_fast_act_alike_with_the_same_weights() -> None:
+    fast = make_model("fast")
+    plain = FastWAM(replace(fast.config, variant="no-cotrain"))
+    plain.load_state_dict(fast.state_dict())
+    batch = make_batch(fast.config)
+    torch.testing.assert_close(
+        fast.sample(batch, generator=generator()), plain.sample(batch, generator=generator()), rtol=0, atol=0
+    )
+
+
+def test_idm_sampler_agrees_with_its_training_attention() -> None:
+    """The cached inference path gives the velocity that the training pass gives for the same clean future."""
+    model = make_model("idm", cond_noise_share=0.0, denoising_steps=1)
+    batch = make_batch(model.config)
+    draws = model.draw(batch, generator())
+    draws.t_action = torch.zeros_like(draws.t_action)
+    error = model.loss_of(batch, draws)["action"]
+    context = model.context(batch)
+    video, action = model.video.context(context), model.action.context(context)
+    from actloop.models.fastwam import mix
+
+    past = mix({"first": model.first_stream(batch, video, needed=False)})
+    done = torch.ones(3)
+    past |= mix({"imagined": model.future_stream(batch.latents[:, 1:], done, video, name="imagined")}, past)
+    stream = model.action_stream(draws.action_noise, torch.zeros(3), action, ("first", "imagined", "action"))
+    mix({"action": stream}, past)
+    target = batch.actions - draws.action_noise
+    expected = (model.action_velocity(stream) - target).square().mean((1, 2))
+    torch.testing.assert_close(error, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_carries_no_loss() -> None:
+    model = make_model("fast")
+    batch, draws = make_batch(model.config), None
+    draws = model.draw(batch, generator())
+    batch.action_pad[:, 2:] = True
+    before = model.loss_of(batch, draws)["action"]
+    batch.actions[:, 2:] += 5.0
+    after = model.loss_of(batch, draws)["action"]
+    # Later noisy actions are inputs too, so only the loss terms may not count them: compare against a full mask.
+    batch.action_pad[:] = True
+    assert model.loss_of(batch, draws)["action"].abs().max() == 0
+    assert not torch.equal(before, torch.zeros(3))
+    assert torch.isfinite(after).all()
+
+
+def test_several_noise_draws_share_one_observation() -> None:
+    model = make_model("joint", action_samples=3)
+    batch = make_batch(model.config)
+    draws = model.draw(batch, generator())
+    many = model.loss_of(batch, draws)["action"]
+    single = make_model("joint")
+    single.load_state_dict(model.state_dict())
+    each = []
+    for k in range(3):
+        one = replace(draws, action_noise=draws.action_noise[k::3], t_action=draws.t_action[k::3])
+        each.append(single.loss_of(batch, one)["action"])
+    torch.testing.assert_close(many, torch.stack(each).mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_committed_prefix_is_kept(variant: str) -> None:
+    model = make_model(variant)
+    batch = make_batch(model.config)
+    prefix = torch.full((3, 2, 4), 0.5)
+    out = model.sample(batch, generator=generator(), prefix=prefix)
+    torch.testing.assert_close(out[:, :2], prefix)
+    free = model.sample(batch, generator=generator())
+    assert not torch.allclose(out[:, 2:], free[:, 2:])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batched_sampling_equals_one_by_one(variant: str) -> None:
+    model = make_model(variant)
+    batch = make_batch(model.config, size=1)
+    double = Batch(**{f: torch.cat([getattr(batch, f)] * 2) for f in Batch.__dataclass_fields__})
+    out = model.sample(double, generator=generator())
+    assert out.shape[0] == 2
+    assert not torch.equal(out[0], out[1]), "each row draws its own noise"
+
+
+def test_sampling_repeats_with_the_generator_and_differs_without() -> None:
+    model = make_model("fast")
+    batch = make_batch(model.config)
+    first, again = (model.sample(batch, generator=generator()) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, model.sample(batch, generator=torch.Generator().manual_seed(4)))
+
+
+def test_schedules_match_the_published_numbers() -> None:
+    # Spec of the released code: n = 10, shift 5.
+    levels = 1000 * (1 - euler_times(10, 5.0)[:-1])
+    expected = [1000, 978.26, 952.38, 921.05, 882.35, 833.33, 769.23, 681.82, 555.56, 357.14]
+    np.testing.assert_allclose(levels.numpy(), expected, atol=0.01)
+    weight = bell_weight(torch.tensor([0.0, 0.5, 1.0]), 5.0)
+    np.testing.assert_allclose(weight.numpy(), [0.0, 2.0764, 0.0], atol=2e-3)
+    assert float(shifted(torch.tensor(0.5), 1.0)) == 0.5
+
+
+def test_bad_sizes_and_names_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="fast"):
+        FastWAMConfig(variant="fats")
+    with pytest.raises(ContractError, match="head_dim"):
+        FastWAMConfig(head_dim=16)
+    with pytest.raises(ContractError, match="2 x 2"):
+        FastWAMConfig(latent_height=7)
+
+
+def test_codec_round_trip_is_close_and_repeatable() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (40, 8, 8, 3))
+    frames = torch.from_numpy(np.kron(coarse, np.ones((1, 4, 4, 1))).astype(np.uint8))  # 4-pixel squares
+    codec = PatchCodec(12).fit(frames)
+    back = codec.decode(codec.encode(frames[None]))[0]
+    assert (back.int() - frames.int()).abs().float().mean() < 1.0
+    assert torch.equal(PatchCodec(12).fit(frames).basis, codec.basis)
+    coarse_codec = PatchCodec(2).fit(frames)
+    worse = coarse_codec.decode(coarse_codec.encode(frames[None]))[0]
+    assert (worse.int() - frames.int()).abs().float().mean() > 10.0
+    with pytest.raises(ContractError, match="multiples of 8"):
+        codec.encode(torch.zeros(1, 1, 12, 16, 3, dtype=torch.uint8))
+
+
+def test_vocabulary_refuses_unknown_words() -> None:
+    words = Vocabulary.of(["pick up the red block", "open the drawer"], max_tokens=6)
+    assert words.encode("Open the red drawer.").tolist()[4:] == [0, 0]
+    with pytest.raises(UnknownNameError, match="drawer"):
+        words.encode("open the drawr")
+    with pytest.raises(ContractError, match="words"):
+        words.encode("the the the the the the the")
