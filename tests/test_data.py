@@ -27,10 +27,11 @@ from actloop.data.cache import CachedEpisodes, decode
 from actloop.data.dataset import LeRobotDataset
 from actloop.data.fields import FieldMap, default_fields
 from actloop.data.info import describe, plot
+from actloop.data.schema import Extra
 from actloop.data.statistics import image_histogram, image_stats, vector_stats
 from actloop.data.video import VideoFile
 from actloop.data.windows import WindowSpec
-from actloop.data.writer import EpisodeWriter, Extra
+from actloop.data.writer import EpisodeWriter
 from actloop.errors import ContractError, DataError, UnknownNameError
 
 HEIGHT, WIDTH, HZ = 48, 64, 10.0

@@ -26,6 +26,10 @@ class ContractError(ActloopError):
         self.reason = reason
         super().__init__(f"{path}: {reason}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Errors cross process borders: rebuilt from what they were made of, not from their message."""
+        return type(self), (self.path, self.reason)
+
 
 class UnknownNameError(ContractError):
     """A name that nothing answers to; suggests the nearest known ones."""
@@ -42,6 +46,9 @@ class UnknownNameError(ContractError):
             hint = f"known: {', '.join(self.known) or 'none'}"
         super().__init__(path, f"unknown name {name!r}; {hint}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.path, self.name, self.known)
+
 
 class DataError(ActloopError):
     """A dataset file is missing, truncated or disagrees with its metadata."""
@@ -56,5 +63,9 @@ class MissingDependency(ActloopError):
 
     def __init__(self, what: str, why: str, mend: str) -> None:
         self.what = what
+        self.why = why
         self.mend = mend
         super().__init__(f"{what} is missing ({why}). Install it with: {mend}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.what, self.why, self.mend)

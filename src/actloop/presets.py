@@ -13,7 +13,7 @@ DEMO_TASKS = ("pick-red", "place-left-green", "place-right-blue", "open-drawer",
 EXECUTE_HORIZON = 4
 
 
-def small(variant: str, *, steps: int = 5000) -> TrainConfig:
+def small(variant: str, *, steps: int = 3000) -> TrainConfig:
     """A Fast-WAM of 1.2 M parameters for 64-pixel cameras, trained alike for every variant."""
     return TrainConfig(model=FastWAMConfig(variant=variant), steps=steps)
 

@@ -20,29 +20,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from actloop.contracts import Embodiment, Observation, embodiment_to_dict
+from actloop.contracts import Embodiment, Observation
 from actloop.data import layout, tables
 from actloop.data.fields import IMAGE_PREFIX
-from actloop.data.layout import Feature, numbered, write_atomically
+from actloop.data.layout import numbered, write_atomically
+from actloop.data.schema import DATA_MB, Extra, features_of, info_json, video_json
 from actloop.data.statistics import Stats, image_histogram, image_stats, vector_stats
 from actloop.data.video import CODECS, padded, write_video
 from actloop.errors import ContractError, DataError, UnknownNameError
 
-DATA_MB, VIDEO_MB = 100, 200  # LeRobot's limits on a file
 HELD_MB = 512  # frames held until they are encoded; compressed they stay far below the limit on a video file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extra:
-    """A further number or vector per frame, `names` one per component; `dtype` is float32, int64 or bool."""
-
-    name: str
-    names: tuple[str, ...]
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "int64", "bool") or not self.names:
-            raise ContractError(f"extra.{self.name}", f"expected float32, int64 or bool with names, got {self.dtype}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +83,7 @@ class EpisodeWriter:
         self._codec, self._keyframe_every, self._per_file = codec, keyframe_every, episodes_per_file
         self._robot_type = robot_type or embodiment.name
         self._extras = {extra.name: extra for extra in extras}
-        self._features = _features(embodiment, extras)
+        self._features = features_of(embodiment, extras)
         self._columns = [feature for feature in self._features.values() if not feature.is_image]
         self._values: dict[str, list[np.ndarray]] = {feature.name: [] for feature in self._columns}
         self._histograms = {c.name: np.zeros((3, 256), np.int64) for c in embodiment.cameras}
@@ -264,42 +251,16 @@ class EpisodeWriter:
         return vectors | images
 
     def _info(self) -> dict[str, Any]:
-        return {
-            "codebase_version": layout.VERSION,
-            "robot_type": self._robot_type,
-            "total_episodes": len(self.saved),
-            "total_frames": self._frames,
-            "total_tasks": len(self._tasks),
-            "chunks_size": layout.CHUNK_SIZE,
-            "data_files_size_in_mb": DATA_MB,
-            "video_files_size_in_mb": VIDEO_MB,
-            "fps": int(self.fps) if self.fps.is_integer() else self.fps,
-            "splits": {"train": f"0:{len(self.saved)}"},
-            "data_path": layout.DATA_PATH,
-            "video_path": layout.VIDEO_PATH if self._histograms else None,
-            "features": {feature.name: self._feature_entry(feature) for feature in self._features.values()},
-            layout.EMBODIMENT_KEY: embodiment_to_dict(self.embodiment),
-        }
-
-    def _feature_entry(self, feature: Feature) -> dict[str, Any]:
-        entry = {"dtype": feature.dtype, "shape": list(feature.shape), "names": list(feature.names) or None}
-        if not feature.is_image:
-            return entry
-        codec, options = CODECS[self._codec]
-        return entry | {
-            "info": {
-                "video.height": feature.shape[0],
-                "video.width": feature.shape[1],
-                "video.codec": codec,
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": int(self.fps) if self.fps.is_integer() else self.fps,
-                "video.channels": 3,
-                "video.g": self._keyframe_every,
-                "video.crf": int(options["crf"]),
-                "has_audio": False,
-            }
-        }
+        return info_json(
+            self._features.values(),
+            self.embodiment,
+            fps=self.fps,
+            robot_type=self._robot_type,
+            episodes=len(self.saved),
+            frames=self._frames,
+            tasks=len(self._tasks),
+            video=video_json(self._codec, self.fps, self._keyframe_every),
+        )
 
     def _resume(self) -> None:
         """Take up the dataset that is there."""
@@ -373,20 +334,3 @@ def _place(prefix: str, number: int) -> dict[str, int]:
         f"{prefix}/chunk_index": number // layout.CHUNK_SIZE,
         f"{prefix}/file_index": number % layout.CHUNK_SIZE,
     }
-
-
-def _features(embodiment: Embodiment, extras: Sequence[Extra]) -> dict[str, Feature]:
-    features = [
-        Feature(
-            name=IMAGE_PREFIX + camera.name,
-            dtype="video",
-            shape=(camera.height, camera.width, 3),
-            names=("height", "width", "channels"),
-        )
-        for camera in embodiment.cameras
-    ]
-    for name, space in (("observation.state", embodiment.state), ("action", embodiment.action)):
-        features.append(Feature(name=name, dtype="float32", shape=(space.size,), names=tuple(space.component_names)))
-    features += [Feature(name=e.name, dtype=e.dtype, shape=(len(e.names),), names=e.names) for e in extras]
-    features += [Feature(name=name, dtype=dtype, shape=(1,)) for name, dtype in layout.INDEX_FEATURES.items()]
-    return {feature.name: feature for feature in features}

@@ -296,31 +296,39 @@ class Stem(nn.Module):
 
     The latents are unfolded to a picture of 2-pixel cells (a linear map that starts as the codec's own decoder), and
     run through a few convolutions modulated by the instruction (FiLM, Perez et al. 2018). They give an addition to
-    the first frame's tokens, and keypoints (spatial soft-argmax, Levine et al. 2016) as a few tokens of the context.
+    the first frame's tokens, and keypoints (spatial soft-argmax, Levine et al. 2016), which together with the
+    instruction and the state, in sines and cosines, become a few tokens of the context.
     """
 
     cells = 4  # per side of a latent's patch
     tokens = 4
+    rates = (1.0, 2.0, 4.0)
+    sharpness = 4.0
 
     def __init__(self, config: FastWAMConfig) -> None:
         super().__init__()
         wide, self.cameras = config.stem_channels, config.cameras
         self.picture = nn.Conv2d(config.latent_channels, 3 * self.cells**2, 1)
         self.look = nn.Conv2d(5, wide, 5, stride=2, padding=2)
-        self.film = nn.Linear(config.text_dim, 2 * wide)
-        nn.init.normal_(self.film.weight, std=0.1)
         self.again = nn.Conv2d(wide, wide, 3, padding=1)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, wide) for _ in range(2))  # without them it hardly learns to look
+        self.films = nn.ModuleList(nn.Linear(config.text_dim, 2 * wide) for _ in range(2))
+        for film in self.films:
+            assert isinstance(film, nn.Linear)
+            nn.init.normal_(film.weight, std=0.02)
         self.maps = nn.Conv2d(wide, config.keypoints, 1)
         self.patches = nn.Sequential(
             nn.Conv2d(wide, 2 * wide, 3, stride=2, padding=1),
             nn.GELU(approximate="tanh"),
             nn.Conv2d(2 * wide, config.video.hidden, 2, stride=2),
         )
-        seen = 2 * config.keypoints * config.cameras + config.state_dim
+        state = config.state_dim * (1 + 2 * len(self.rates))
         self.points = nn.Sequential(
-            nn.Linear(seen, 2 * config.text_dim),
+            nn.Linear(2 * config.keypoints * config.cameras + state + config.text_dim, 256),
             nn.GELU(approximate="tanh"),
-            nn.Linear(2 * config.text_dim, self.tokens * config.text_dim),
+            nn.Linear(256, 256),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(256, self.tokens * config.text_dim),
         )
 
     def forward(
@@ -331,21 +339,25 @@ class Stem(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens hidden"], Float[Tensor, "batch points text"]]:
         """The addition to the first frame's tokens, and the keypoint tokens."""
         picture = functional.pixel_shuffle(self.picture(latents), self.cells)
-        seen = functional.gelu(self.look(torch.cat([picture, _grid(picture)], dim=1)), approximate="tanh")
-        scale, shift = rearrange(self.film(text), "b (two c) -> two b c 1 1", two=2)
-        seen = functional.gelu(self.again(torch.addcmul(shift, seen, 1 + scale)), approximate="tanh")
+        seen = self._modulated(0, self.look(torch.cat([picture, _grid(picture)], dim=1)), text)
+        seen = self._modulated(1, self.again(seen), text)
         maps = rearrange(self.maps(seen), "b k h (n w) -> b (n k) h w", n=self.cameras)
-        share = maps.flatten(2).softmax(-1).unflatten(2, maps.shape[2:])  # type: ignore[no-untyped-call]
-        points = torch.einsum("bkhw,bxhw->bkx", share, _grid(maps)).flatten(1)
-        tokens = self.points(torch.cat([points, state], dim=1))
+        share = (self.sharpness * maps).flatten(2).softmax(-1)
+        points = torch.einsum("bkp,bxp->bkx", share, _grid(maps).flatten(2)).flatten(1)
+        waves = [wave(state * rate) for rate in self.rates for wave in (torch.sin, torch.cos)]
+        tokens = self.points(torch.cat([2 * points, 2 * state, *waves, text], dim=1))
         patches: Tensor = rearrange(self.patches(seen), "b d h w -> b (h w) d")
         return patches, rearrange(tokens, "b (p t) -> b p t", p=self.tokens)
 
+    def _modulated(self, layer: int, seen: Tensor, text: Float[Tensor, "batch text"]) -> Tensor:
+        scale, shift = rearrange(self.films[layer](text), "b (two c) -> two b c 1 1", two=2)
+        return functional.gelu(torch.addcmul(shift, self.norms[layer](seen), 1 + scale), approximate="tanh")
+
     @torch.no_grad()
     def unfold_with(self, weight: Float[Tensor, "cells channels"], bias: Float[Tensor, "cells"]) -> None:
-        """Start from the codec's own decoder."""
-        self.picture.weight.copy_(weight[:, :, None, None])
-        self.picture.bias.copy_(bias)  # type: ignore[union-attr]
+        """Start from the codec's own decoder, its colours of 0 to 1 centred and stretched."""
+        self.picture.weight.copy_(4 * weight[:, :, None, None])
+        self.picture.bias.copy_(4 * (bias - 0.6))  # type: ignore[union-attr]
 
 
 def _grid(like: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 height width"]:
@@ -522,7 +534,7 @@ class FastWAM(nn.Module):
         # Padding stays visible as zeros, as in the released model; the state is one more token.
         context = [text, self.proprio_encoder(batch.state)[:, None]]
         if self.config.stem_channels:
-            patches, points = self.stem(batch.latents[:, 0], text.sum(1), batch.state)
+            patches, points = self.stem(batch.latents[:, 0], 0.3 * text.sum(1), batch.state)
             first = first + patches
             context.append(points)
         joined = torch.cat(context, dim=1)

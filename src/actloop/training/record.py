@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from actloop.contracts import Demonstrator, Observation, Task, World
-from actloop.data.writer import EpisodeWriter, Extra
+from actloop.data.schema import Extra
+from actloop.data.writer import EpisodeWriter
 from actloop.errors import ActloopError, ContractError
 from actloop.training.demonstrate import Attempt, Demonstration, demonstrate
 

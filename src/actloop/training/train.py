@@ -44,9 +44,9 @@ class TrainConfig:
     """
 
     model: FastWAMConfig
-    steps: int = 5000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    steps: int = 3000
+    batch_size: int = 40
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
@@ -154,10 +154,17 @@ class _Places:
         self.last = np.repeat([info.length - 1 for info in infos], [info.length for info in infos])
         self.episode = np.repeat(episodes, [info.length for info in infos])
         self.tick = np.concatenate([np.arange(info.length) for info in infos] or [np.zeros(0, np.int64)])
+        self.lengths = np.array([info.length for info in infos], np.int64)
+        self.first = np.cumsum(self.lengths) - self.lengths
         self.frames, self.actions = np.array(spec.frames), np.arange(spec.actions)
 
     def __len__(self) -> int:
         return len(self.tick)
+
+    def draw(self, rng: np.random.Generator, size: int) -> Int[np.ndarray, "batch"]:
+        """Random samples: an episode, then one of its ticks, so that long tasks do not crowd out short ones."""
+        episodes = rng.integers(len(self.lengths), size=size)
+        return self.first[episodes] + rng.integers(self.lengths[episodes])
 
     def at(self, indices: Int[np.ndarray, "batch"]) -> tuple[np.ndarray, ...]:
         start, last, tick = (a[indices, None] for a in (self.start, self.last, self.tick))
@@ -274,7 +281,7 @@ class _Run:
         config = self.config
         rng = np.random.default_rng((config.seed, self.step))
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        indices = rng.integers(len(self.samples.train), size=config.batch_size)
+        indices = self.samples.train.draw(rng, config.batch_size)
         losses = self.model.loss(self.samples.batch(self.samples.train, indices), generator=generator)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(self.step, config)

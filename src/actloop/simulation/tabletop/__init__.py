@@ -1,9 +1,9 @@
 """The embedded default world: a small language-instructed MuJoCo tabletop of primitives, drawn without OpenGL.
 
-    scene.py   the MJCF and its state       bodies.py        the two robots
-    rays.py    the renderer                 tasks.py         what is asked, and when it is done
-    experts.py who shows it                 disturbances.py  what goes wrong on purpose
-    world.py   the `World`
+scene.py   the MJCF and its state       bodies.py        the two robots
+rays.py    the renderer                 tasks.py         what is asked, and when it is done
+experts.py who shows it                 disturbances.py  what goes wrong on purpose
+world.py   the `World`
 """
 
 from actloop.errors import MissingDependency
