@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from actloop.contracts import (
     ActionChunk,
     Camera,
@@ -24,8 +27,6 @@ from actloop.errors import CheckpointError, ContractError
 from actloop.models.checkpoint import load_policy, save_policy
 from actloop.models.fastwam import FastWAMConfig
 from actloop.training.train import TrainConfig, train
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 BODY = Embodiment(
     name="dot",

@@ -7,9 +7,10 @@ A `VideoFile` shares nothing that moves: the compressed bytes are mapped read-on
 have one thread, so it can be used after a fork. PyAV is imported when a file is opened.
 """
 
+import contextlib
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def padded(frames: int, keyframe_every: int) -> int:
 def _encode(path: Path, clips: Sequence[np.ndarray], *, fps: float, codec: str, keyframe_every: int) -> None:
     av = _av()
     rate = Fraction(fps).limit_denominator(1000)
-    with av.open(str(path), "w", format="mp4") as container:
+    with _ordinary_priority() as restore, av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=rate, options=CODECS[codec][1] | {"g": str(keyframe_every)})
         stream.height, stream.width = clips[0].shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -86,7 +87,31 @@ def _encode(path: Path, clips: Sequence[np.ndarray], *, fps: float, codec: str, 
                 frame.pts, frame.time_base = number, 1 / rate
                 number += 1
                 container.mux(stream.encode(frame))
+                if number == 1:
+                    restore()
         container.mux(stream.encode())
+
+
+@contextlib.contextmanager
+def _ordinary_priority() -> Iterator[Callable[[], None]]:
+    """Undo what SVT-AV1 does as root: it makes the process real-time, and everything else on the machine waits.
+
+    Yields what to call once the encoder has started its threads; leaves the process as it was.
+    """
+    known = hasattr(os, "sched_setscheduler")
+    before = os.sched_getscheduler(0) if known else None
+
+    def restore() -> None:
+        if before is None or before != os.SCHED_OTHER:
+            return
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 class VideoFile:
