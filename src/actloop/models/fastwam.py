@@ -32,6 +32,8 @@ from torch.nn import functional
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.action_model import Batch
 from actloop.models.flow import bell_weight, euler_times, noised, sample_times
+from actloop.models.layers import RMSNorm, rope_table, rotate
+from actloop.models.stem import Stem
 
 KeyValue = tuple[Float[Tensor, "batch heads tokens dim"], Float[Tensor, "batch heads tokens dim"]]
 
@@ -109,7 +111,7 @@ class FastWAMConfig:
     bell_weighting: bool = False
     cond_noise_share: float = 0.5
     action_samples: int = 1
-    denoising_steps: int = 8
+    denoising_steps: int = 4
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -164,18 +166,6 @@ class FastWAMConfig:
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
-
-
-class RMSNorm(nn.Module):
-    """Over the whole attention width, normalised in fp32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps).type_as(x) * self.weight
 
 
 class Attention(nn.Module):
@@ -291,83 +281,6 @@ class VideoExpert(Expert):
         return rearrange(patches, "b (t h w) (p q c) -> b t c (h p) (w q)", h=rows, w=columns, p=2, q=2)
 
 
-class Stem(nn.Module):
-    """What a small model needs to see precisely: convolutions on the current frame, told what to look for.
-
-    The latents are unfolded to a picture of 2-pixel cells (a linear map that starts as the codec's own decoder), and
-    run through a few convolutions modulated by the instruction (FiLM, Perez et al. 2018). They give an addition to
-    the first frame's tokens, and keypoints (spatial soft-argmax, Levine et al. 2016), which together with the
-    instruction and the state, in sines and cosines, become a few tokens of the context.
-    """
-
-    cells = 4  # per side of a latent's patch
-    tokens = 4
-    rates = (1.0, 2.0, 4.0)
-    sharpness = 4.0
-
-    def __init__(self, config: FastWAMConfig) -> None:
-        super().__init__()
-        wide, self.cameras = config.stem_channels, config.cameras
-        self.picture = nn.Conv2d(config.latent_channels, 3 * self.cells**2, 1)
-        self.look = nn.Conv2d(5, wide, 5, stride=2, padding=2)
-        self.again = nn.Conv2d(wide, wide, 3, padding=1)
-        self.norms = nn.ModuleList(nn.GroupNorm(4, wide) for _ in range(2))  # without them it hardly learns to look
-        self.films = nn.ModuleList(nn.Linear(config.text_dim, 2 * wide) for _ in range(2))
-        for film in self.films:
-            assert isinstance(film, nn.Linear)
-            nn.init.normal_(film.weight, std=0.02)
-        self.maps = nn.Conv2d(wide, config.keypoints, 1)
-        self.patches = nn.Sequential(
-            nn.Conv2d(wide, 2 * wide, 3, stride=2, padding=1),
-            nn.GELU(approximate="tanh"),
-            nn.Conv2d(2 * wide, config.video.hidden, 2, stride=2),
-        )
-        state = config.state_dim * (1 + 2 * len(self.rates))
-        self.points = nn.Sequential(
-            nn.Linear(2 * config.keypoints * config.cameras + state + config.text_dim, 256),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(256, 256),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(256, self.tokens * config.text_dim),
-        )
-
-    def forward(
-        self,
-        latents: Float[Tensor, "batch channels height width"],
-        text: Float[Tensor, "batch text"],
-        state: Float[Tensor, "batch state"],
-    ) -> tuple[Float[Tensor, "batch tokens hidden"], Float[Tensor, "batch points text"]]:
-        """The addition to the first frame's tokens, and the keypoint tokens."""
-        picture = functional.pixel_shuffle(self.picture(latents), self.cells)
-        seen = self._modulated(0, self.look(torch.cat([picture, _grid(picture)], dim=1)), text)
-        seen = self._modulated(1, self.again(seen), text)
-        maps = rearrange(self.maps(seen), "b k h (n w) -> b (n k) h w", n=self.cameras)
-        share = (self.sharpness * maps).flatten(2).softmax(-1)
-        points = torch.einsum("bkp,bxp->bkx", share, _grid(maps).flatten(2)).flatten(1)
-        waves = [wave(state * rate) for rate in self.rates for wave in (torch.sin, torch.cos)]
-        tokens = self.points(torch.cat([2 * points, 2 * state, *waves, text], dim=1))
-        patches: Tensor = rearrange(self.patches(seen), "b d h w -> b (h w) d")
-        return patches, rearrange(tokens, "b (p t) -> b p t", p=self.tokens)
-
-    def _modulated(self, layer: int, seen: Tensor, text: Float[Tensor, "batch text"]) -> Tensor:
-        scale, shift = rearrange(self.films[layer](text), "b (two c) -> two b c 1 1", two=2)
-        return functional.gelu(torch.addcmul(shift, self.norms[layer](seen), 1 + scale), approximate="tanh")
-
-    @torch.no_grad()
-    def unfold_with(self, weight: Float[Tensor, "cells channels"], bias: Float[Tensor, "cells"]) -> None:
-        """Start from the codec's own decoder, its colours of 0 to 1 centred and stretched."""
-        self.picture.weight.copy_(4 * weight[:, :, None, None])
-        self.picture.bias.copy_(4 * (bias - 0.6))  # type: ignore[union-attr]
-
-
-def _grid(like: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 height width"]:
-    """Row and column of every cell, -1 to 1."""
-    batch, _, height, width = like.shape
-    rows = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
-    columns = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(batch, -1, -1, -1)
-
-
 class ActionExpert(Expert):
     """One token per action; a plain linear head."""
 
@@ -380,13 +293,6 @@ class ActionExpert(Expert):
 # --- the shared attention ---------------------------------------------------------------------------------------------
 
 
-def rope_table(positions: Float[Tensor, "tokens"], dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (tokens, dim / 2), base 10000, computed in fp64."""
-    rates = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    angles = positions.double()[:, None] * rates
-    return angles.cos().float(), angles.sin().float()
-
-
 def video_rope(config: FastWAMConfig, frames: range) -> Tensor:
     """3-D table (2, tokens, head_dim / 2): time, row and column share the head, in this order."""
     third = config.head_dim // 3
@@ -396,16 +302,6 @@ def video_rope(config: FastWAMConfig, frames: range) -> Tensor:
     sizes = (config.head_dim - 2 * third, third, third)
     tables = [rope_table(axis.flatten(), size) for axis, size in zip(grid, sizes, strict=True)]
     return torch.stack([torch.cat(parts, dim=-1) for parts in zip(*tables, strict=True)])
-
-
-def rotate(x: Float[Tensor, "batch heads tokens dim"], rope: Tensor) -> Tensor:
-    """Rotates the pairs (i, i + dim / 2), in real arithmetic.
-
-    Checkpoints that pair neighbours (2i, 2i + 1) are loaded with the outputs of q and k reordered: the same function.
-    """
-    cos, sin = rope.to(x.dtype)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], dim=-1)
 
 
 @dataclass(slots=True)
@@ -504,7 +400,15 @@ class FastWAM(nn.Module):
             self.words = nn.Embedding(config.vocabulary, config.text_dim, padding_idx=0)
             self.word_positions = nn.Parameter(torch.randn(config.text_tokens, config.text_dim) * 0.1)
         if config.stem_channels:
-            self.stem = Stem(config)
+            self.stem = Stem(
+                latent_channels=config.latent_channels,
+                channels=config.stem_channels,
+                keypoints=config.keypoints,
+                cameras=config.cameras,
+                hidden=config.video.hidden,
+                text_dim=config.text_dim,
+                state_dim=config.state_dim,
+            )
         actions = torch.stack(rope_table(torch.arange(config.horizon), config.head_dim))
         self.register_buffer("rope_first", video_rope(config, range(1)), persistent=False)
         self.register_buffer("rope_future", video_rope(config, range(1, 1 + config.future_frames)), persistent=False)
