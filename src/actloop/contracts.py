@@ -292,8 +292,8 @@ class World(Protocol):
     """A robot or a simulator; it does not wait for the model.
 
     `apply` sends the command of one tick and returns what was really sent, after limits. A simulated world advances
-    by one control period in `apply`; a robot returns at once. `observe` changes nothing, and its `tick` counts the calls
-    of `apply` since `reset`. `outcome` is None while the episode runs.
+    by one control period in `apply`; a robot returns at once. `observe` changes nothing, and its `tick` counts the
+    calls of `apply` since `reset`. `outcome` is None while the episode runs.
     """
 
     @property

@@ -146,15 +146,14 @@ def _data() -> str:
     """Write one AV1 frame and read it back: a build of PyAV may come without the encoder."""
     import numpy as np
 
-    from actloop.data.video import VideoFile, VideoWriter
+    from actloop.data.video import VideoFile, write_video
 
     importlib.import_module("pyarrow.parquet")
     importlib.import_module("PIL.Image")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.mp4"
-        writer = VideoWriter(path, height=64, width=64, fps=10, codec="libsvtav1", keyframe_every=2)
-        writer.write(np.full((1, 64, 64, 3), 128, dtype=np.uint8))
-        writer.close()
+        frames = np.full((1, 64, 64, 3), 128, dtype=np.uint8)
+        write_video(path, [frames], fps=10, codec="libsvtav1", keyframe_every=1)
         image = VideoFile(path).decode(np.array([0]))
     if abs(float(image.mean()) - 128) > 4:
         raise ProbeError("AV1 video comes back changed", "pip install --force-reinstall av")
