@@ -86,6 +86,8 @@ class Samples:
         if data.embodiment is None:
             raise DataError(f"{data.path}: records no embodiment; declare one with --embodiment when decoding")
         self.config, self.data, self.embodiment = config, data, data.embodiment
+        self.embodiment.state.check(data.states, f"{data.path}: state")
+        self.embodiment.action.check(data.actions, f"{data.path}: action")
         normalizer = METHODS[config.normalization]
         self.state, self.action = normalizer(np.asarray(data.states)), normalizer(np.asarray(data.actions))
         self.vocabulary = Vocabulary.of(
@@ -197,6 +199,7 @@ def train(
 
     Raises:
         DataError: the dataset is empty or declares no embodiment.
+        ContractError: its states or actions are not finite, or not of the embodiment's size.
         CheckpointError: `resume` without a state, or with one of another run.
     """
     torch.set_num_threads(config.threads)
