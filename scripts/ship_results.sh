@@ -9,4 +9,5 @@ run stack --episodes 7 --sweep --tasks stack --videos 0
 run open-drawer --episodes 42 --sweep --tasks open-drawer --videos 0
 run latency --episodes 14 --sweep 0 190 600 published --tasks belt --videos 0
 run metaworld --world metaworld --episodes 40 --sweep \
-  --tasks drawer-open drawer-close button-press-topdown door-open push
+  --tasks drawer-open drawer-close button-press-topdown door-open
+run metaworld-push --world metaworld --episodes 40 --sweep --videos 0 --tasks push
