@@ -1,7 +1,7 @@
-"""Markdown tables of finished comparisons, per skill: `python benchmarks/skill_table.py RUN_FOLDER ...`.
+"""Markdown tables of finished comparisons: `python benchmarks/skill_table.py [--tasks] RUN_FOLDER ...`.
 
-Joins the episodes of several run folders that share their arms, and prints one table per latency condition: successes
-with Wilson's 95 % interval, median seconds to success, and what the clock saw.
+Joins the episodes of several run folders that share their arms, and prints one table per latency condition, by skill
+or with `--tasks` by task: successes with Wilson's 95 % interval, median seconds to success, and what the clock saw.
 """
 
 import sys
@@ -18,13 +18,13 @@ from actloop.evaluation.statistics import wilson
 Rows = list[dict[str, Any]]
 
 
-def main(folders: Iterable[str]) -> None:
+def main(folders: Iterable[str], *, by_task: bool) -> None:
     episodes: dict[str, Rows] = defaultdict(list)
     skills: dict[str, str] = {}
     arms: list[str] = []
     for folder in map(Path, folders):
         run = read_run(folder)
-        skills |= {task.name: task.skill or task.name for task in run.tasks}
+        skills |= {task.name: task.name if by_task else task.skill or task.name for task in run.tasks}
         arms = arms or [arm.name for arm in run.arms]
         for row in read_episodes(folder):
             episodes[row["condition"]].append(row)
@@ -61,11 +61,11 @@ def _timing(rows: Rows, arms: list[str]) -> None:
         age = 1000 * np.percentile([x for r in results for x in r["ages"]] or [np.nan], [50, 95])
         late, calls = (np.mean([r[key] for r in results]) for key in ("held_late", "calls"))
         print(
-            f"| {arm} | {np.median(times) if times else float('nan'):.1f} | "
+            f"| {arm} | {f'{np.median(times):.1f}' if times else '–'} | "
             f"{latency[0]:.0f} / {latency[1]:.0f} / {latency[2]:.0f} | {late:.1f} | "
             f"{age[0]:.0f} / {age[1]:.0f} | {calls:.1f} |"
         )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([a for a in sys.argv[1:] if a != "--tasks"], by_task="--tasks" in sys.argv)

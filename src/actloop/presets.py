@@ -40,7 +40,7 @@ def demo(out: Path, *, world: str = "tabletop", workers: int = 2) -> CompareConf
         arms={name: str(path) for name, path in shipped_weights(world).items()},
         world=world,
         tasks=DEMO_TASKS if world == "tabletop" else ("easy",),
-        episodes=3,
+        episodes=6,
         execute_horizon=EXECUTE_HORIZON,
         workers=workers,
     )

@@ -58,7 +58,6 @@ class Film:
 
     seen: dict[int, Observation] = field(default_factory=dict)
     arrived: list[Arrived] = field(default_factory=list)
-    last_tick: dict[int, int] = field(default_factory=dict)
     period: float = 0.0
     camera: str = ""
 
@@ -67,22 +66,23 @@ class Film:
             self.period, self.camera = event.period, event.embodiment.cameras[0].name
         if isinstance(event, EpisodeStarted | Ticked | EpisodeEnded) and event.observation is not None:
             self.seen[event.observation.tick] = event.observation
-        if isinstance(event, Ticked) and not event.hold:
-            self.last_tick[event.plan] = event.tick
         if isinstance(event, Imagined) and event.prediction.future is not None:
             self.arrived.append(Arrived(tick=event.tick, plan=event.plan, future=event.prediction.future))
 
     def foresight(self) -> list[Foresight]:
-        """Imagined against real by lead time, over the ticks that followed the imagined plan and no later one."""
+        """Imagined against real by lead time, wherever a picture was taken at the time that was imagined.
+
+        The plan may have been replaced meanwhile: what is imagined is where the policy's behaviour leads, and the newer
+        plans are its behaviour too.
+        """
         errors: dict[int, list[tuple[float, float]]] = {}
         for arrived in self.arrived:
             future, start = arrived.future, self.seen.get(arrived.future.chunk.anchor)
-            last = self.last_tick.get(arrived.plan)
-            if start is None or last is None:
+            if start is None:
                 continue
             for index in range(_length(future)):
                 tick = start.tick + round((index + 1) * future.period / self.period)
-                if tick in self.seen and tick <= last + 1:
+                if tick in self.seen:
                     pair = _errors(future, index, start, self.seen[tick])
                     errors.setdefault(tick - start.tick, []).append(pair)
         return [
