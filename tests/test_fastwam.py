@@ -1,6 +1,8 @@
 """The small Fast-WAM: who sees whom, flow schedules, losses, sampling, and the codec beneath it."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.action_model import ActionModel, Batch
 from actloop.models.codec import PatchCodec
-from actloop.models.fastwam import VARIANTS, FastWAM, FastWAMConfig, mix
+from actloop.models.fastwam import VARIANTS, ExpertConfig, FastWAM, FastWAMConfig, mix
 from actloop.models.flow import bell_weight, euler_times, shifted
 from actloop.models.text import Vocabulary
 
@@ -178,6 +180,34 @@ def test_bad_sizes_and_names_are_refused() -> None:
         FastWAMConfig(head_dim=16)
     with pytest.raises(ContractError, match="2 x 2"):
         FastWAMConfig(latent_height=7)
+
+
+def test_full_size_parameters_have_the_released_names_and_shapes() -> None:
+    keys = Path(__file__).parents[2] / "shared" / "fixtures" / "fastwam" / "full_keys.json"
+    if not keys.is_file():
+        pytest.skip("the list of released keys is not beside this checkout")
+    released = json.loads(keys.read_text())
+    config = FastWAMConfig(
+        video=ExpertConfig(hidden=3072, ffn=14336),
+        action=ExpertConfig(hidden=1024, ffn=4096),
+        layers=30,
+        heads=24,
+        head_dim=128,
+        text_dim=4096,
+        freq_dim=256,
+        latent_channels=48,
+        latent_height=14,
+        latent_width=28,
+        future_frames=2,
+        horizon=32,
+        action_dim=7,
+        state_dim=8,
+        stem_channels=0,
+    )
+    with torch.device("meta"):
+        experts = FastWAM(config).mixtures
+    for name, expert in experts.items():
+        assert {key: list(tensor.shape) for key, tensor in expert.state_dict().items()} == released[name]
 
 
 def test_the_stem_starts_from_the_picture_that_the_codec_decodes() -> None:

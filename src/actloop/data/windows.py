@@ -80,6 +80,20 @@ class WindowBatch:
     ticks: Int[np.ndarray, "batch"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the values of some windows lie, counted over the whole dataset, and which of them are padding."""
+
+    episodes: Int[np.ndarray, "batch"]
+    ticks: Int[np.ndarray, "batch"]
+    frames: Int[np.ndarray, "batch frames"]
+    states: Int[np.ndarray, "batch states"]
+    actions: Int[np.ndarray, "batch horizon"]
+    frame_is_pad: Bool[np.ndarray, "batch frames"]
+    state_is_pad: Bool[np.ndarray, "batch states"]
+    action_is_pad: Bool[np.ndarray, "batch horizon"]
+
+
 @runtime_checkable
 class Frames(Protocol):
     """What windows are cut from: a dataset on disk or its decoded cache. Frames are counted over the whole dataset."""
@@ -120,6 +134,8 @@ class Windows:
         self._tick = np.concatenate([np.arange(info.length) for info in infos] or [np.zeros(0, np.int64)])
         self._start = np.array([info.start for info in source.episodes], np.int64)
         self._length = np.array([info.length for info in source.episodes], np.int64)
+        self._lengths = np.array([info.length for info in infos], np.int64)
+        self._firsts = np.cumsum(self._lengths) - self._lengths
         self._frames, self._states = np.array(spec.frames, np.int64), np.array(spec.states, np.int64)
         self._actions = np.arange(spec.actions)
 
@@ -144,23 +160,42 @@ class Windows:
 
     def batch(self, indices: Sequence[int] | Int[np.ndarray, "batch"]) -> WindowBatch:
         """The windows of `indices`, stacked; frames that several of them share are decoded once."""
+        at, source = self.places(indices), self._source
+        return WindowBatch(
+            images={camera: source.images(camera, at.frames) for camera in source.cameras} if at.frames.size else {},
+            states=source.states.take(at.states, axis=0),
+            actions=source.actions.take(at.actions, axis=0),
+            frame_is_pad=at.frame_is_pad,
+            state_is_pad=at.state_is_pad,
+            action_is_pad=at.action_is_pad,
+            instructions=[source.episodes[index].instruction for index in at.episodes],
+            episodes=at.episodes,
+            ticks=at.ticks,
+        )
+
+    def places(self, indices: Sequence[int] | Int[np.ndarray, "batch"]) -> Places:
+        """Where the windows of `indices` lie, without reading them."""
         chosen = np.asarray(indices, np.int64)
         episodes, ticks = self._episode[chosen], self._tick[chosen]
         frames, frame_is_pad = self._place(episodes, ticks, self._frames)
         states, state_is_pad = self._place(episodes, ticks, self._states)
         actions, action_is_pad = self._place(episodes, ticks, self._actions)
-        source = self._source
-        return WindowBatch(
-            images={camera: source.images(camera, frames) for camera in source.cameras} if frames.size else {},
-            states=source.states.take(states, axis=0),
-            actions=source.actions.take(actions, axis=0),
+        return Places(
+            episodes=episodes,
+            ticks=ticks,
+            frames=frames,
+            states=states,
+            actions=actions,
             frame_is_pad=frame_is_pad,
             state_is_pad=state_is_pad,
             action_is_pad=action_is_pad,
-            instructions=[source.episodes[index].instruction for index in episodes],
-            episodes=episodes,
-            ticks=ticks,
         )
+
+    def draw(self, rng: np.random.Generator, size: int) -> Int[np.ndarray, "size"]:
+        """Random windows: an episode, then one of its ticks, so that long episodes do not crowd out short ones."""
+        episodes = rng.integers(len(self._lengths), size=size)
+        ticks = rng.integers(self._lengths[episodes])
+        return np.add(self._firsts[episodes], ticks)
 
     def _place(self, episodes: np.ndarray, ticks: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Dataset frame of every offset `(batch, offsets)`, clamped to the episode, and where it was clamped."""

@@ -28,7 +28,7 @@ def rope_table(positions: Float[Tensor, "tokens"], dim: int) -> tuple[Tensor, Te
 def rotate(x: Float[Tensor, "batch heads tokens dim"], rope: Tensor) -> Tensor:
     """Rotates the pairs (i, i + dim / 2), in real arithmetic.
 
-    Checkpoints that pair neighbours (2i, 2i + 1) are loaded with the outputs of q and k reordered: the same function.
+    Checkpoints that pair neighbours (2i, 2i + 1) hold the same function with the outputs of q and k in another order.
     """
     cos, sin = rope.to(x.dtype)
     left, right = x.chunk(2, dim=-1)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from actloop.actions.normalizers import METHODS
 from actloop.data.cache import CachedEpisodes
-from actloop.data.windows import WindowSpec
+from actloop.data.windows import Windows, WindowSpec
 from actloop.errors import CheckpointError, ContractError, DataError, UnknownNameError
 from actloop.models.action_model import Batch
 from actloop.models.checkpoint import save_policy
@@ -84,7 +84,7 @@ class Samples:
 
     def __init__(self, data: CachedEpisodes, config: TrainConfig) -> None:
         if data.embodiment is None:
-            raise DataError(f"{data.path}: records no embodiment; declare one with --embodiment when decoding")
+            raise DataError(f"{data.path}: declares no embodiment, as `actloop record` and `EpisodeWriter` do")
         self.config, self.data, self.embodiment = config, data, data.embodiment
         self.embodiment.state.check(data.states, f"{data.path}: state")
         self.embodiment.action.check(data.actions, f"{data.path}: action")
@@ -102,8 +102,8 @@ class Samples:
         spec = WindowSpec(frames=(0, *config.future_offsets), actions=config.model.horizon)
         held_out = _held_out(len(data.episodes), config.validation_share)
         kept = [index for index in range(len(data.episodes)) if index not in held_out]
-        self.train = _Places(data, spec, kept)
-        self.validation = _Places(data, spec, sorted(held_out))
+        self.train = Windows(data, spec, kept)
+        self.validation = Windows(data, spec, sorted(held_out))
 
     def model_config(self) -> FastWAMConfig:
         """The network's sizes, filled in from the data."""
@@ -118,16 +118,16 @@ class Samples:
             cameras=len(self.embodiment.cameras),
         )
 
-    def batch(self, places: "_Places", indices: Int[np.ndarray, "batch"]) -> Batch:
+    def batch(self, windows: Windows, indices: Int[np.ndarray, "batch"]) -> Batch:
         """Some samples as the network's input and targets."""
-        frames, actions, frame_pad, action_pad, episodes = places.at(indices)
+        at = windows.places(indices)
         return Batch(
-            latents=self.latents[torch.from_numpy(frames)].float(),
-            state=self._states[torch.from_numpy(frames[:, 0])],
-            text=torch.stack([self._words[self.data.episodes[index].instruction] for index in episodes]),
-            actions=self._actions[torch.from_numpy(actions)],
-            action_pad=torch.from_numpy(action_pad),
-            latents_pad=torch.from_numpy(frame_pad),
+            latents=self.latents[torch.from_numpy(at.frames)].float(),
+            state=self._states[torch.from_numpy(at.states[:, 0])],
+            text=torch.stack([self._words[self.data.episodes[index].instruction] for index in at.episodes]),
+            actions=self._actions[torch.from_numpy(at.actions)],
+            action_pad=torch.from_numpy(at.action_is_pad),
+            latents_pad=torch.from_numpy(at.frame_is_pad),
         )
 
     def _pictures(self, indices: Int[np.ndarray, "frames"]) -> np.ndarray:
@@ -145,39 +145,6 @@ class Samples:
             indices = np.arange(start, min(start + 512, total))
             pieces.append(self.codec.encode(torch.from_numpy(self._pictures(indices))[:, None])[:, 0].half())
         return torch.cat(pieces)
-
-
-class _Places:
-    """Where each sample's frames and actions lie in the dataset, with declared padding."""
-
-    def __init__(self, data: CachedEpisodes, spec: WindowSpec, episodes: list[int]) -> None:
-        infos = [data.episodes[index] for index in episodes]
-        self.start = np.repeat([info.start for info in infos], [info.length for info in infos])
-        self.last = np.repeat([info.length - 1 for info in infos], [info.length for info in infos])
-        self.episode = np.repeat(episodes, [info.length for info in infos])
-        self.tick = np.concatenate([np.arange(info.length) for info in infos] or [np.zeros(0, np.int64)])
-        self.lengths = np.array([info.length for info in infos], np.int64)
-        self.first = np.cumsum(self.lengths) - self.lengths
-        self.frames, self.actions = np.array(spec.frames), np.arange(spec.actions)
-
-    def __len__(self) -> int:
-        return len(self.tick)
-
-    def draw(self, rng: np.random.Generator, size: int) -> Int[np.ndarray, "batch"]:
-        """Random samples: an episode, then one of its ticks, so that long tasks do not crowd out short ones."""
-        episodes = rng.integers(len(self.lengths), size=size)
-        return self.first[episodes] + rng.integers(self.lengths[episodes])
-
-    def at(self, indices: Int[np.ndarray, "batch"]) -> tuple[np.ndarray, ...]:
-        start, last, tick = (a[indices, None] for a in (self.start, self.last, self.tick))
-        frames, actions = tick + self.frames, tick + self.actions
-        return (
-            start + np.minimum(frames, last),
-            start + np.minimum(actions, last),
-            frames > last,
-            actions > last,
-            self.episode[indices],
-        )
 
 
 def _held_out(episodes: int, share: float) -> set[int]:
