@@ -194,8 +194,8 @@ class Windows:
     def draw(self, rng: np.random.Generator, size: int) -> Int[np.ndarray, "size"]:
         """Random windows: an episode, then one of its ticks, so that long episodes do not crowd out short ones."""
         episodes = rng.integers(len(self._lengths), size=size)
-        ticks = rng.integers(self._lengths[episodes])
-        return np.add(self._firsts[episodes], ticks)
+        chosen: np.ndarray = self._firsts[episodes] + rng.integers(self._lengths[episodes])
+        return chosen
 
     def _place(self, episodes: np.ndarray, ticks: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Dataset frame of every offset `(batch, offsets)`, clamped to the episode, and where it was clamped."""
