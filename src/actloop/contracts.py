@@ -217,6 +217,25 @@ class ActionChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What the robot will do from an observation on, unless the answer to it changes that.
+
+    `actions[i]` is what the plan in force has for the i-th tick from the observation. The first `fixed` of them will
+    have been executed before an answer can arrive: a new chunk begins with them, and stays near the rest.
+    """
+
+    actions: Float[np.ndarray, "ticks action"]
+    fixed: int
+
+    def __post_init__(self) -> None:
+        if self.actions.ndim != 2 or not 0 <= self.fixed <= len(self.actions):
+            shape = self.actions.shape
+            raise ContractError(
+                "committed", f"expected actions by tick and 0 <= fixed <= ticks, got {shape}, {self.fixed}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Future:
     """What a model expects to see: `frames[camera][i]` at `chunk.observed_at + (i + 1) * period`.
 
@@ -284,8 +303,17 @@ class Policy(Protocol[Session]):
     def start(self, instruction: str, *, seed: int) -> Session: ...
 
     def predict(
-        self, session: Session, obs: Observation, *, committed: ActionChunk | None = None, imagine: bool = False
+        self, session: Session, obs: Observation, *, committed: Committed | None = None, imagine: bool = False
     ) -> tuple[Session, Prediction]: ...
+
+
+@runtime_checkable
+class SamplingPolicy(Policy[Session], Protocol[Session]):
+    """A policy that can be asked for several different chunks for one observation, at less than their single price."""
+
+    def sample(
+        self, session: Session, obs: Observation, *, count: int, committed: Committed | None = None
+    ) -> tuple[Session, Sequence[ActionChunk]]: ...
 
 
 @runtime_checkable

@@ -1,0 +1,1 @@
+"""Does reality follow the prediction? Scores, their calibration, and what they may look at. No torch, no loop."""

@@ -1,0 +1,87 @@
+"""A chunk as a path: where the actions lead, and how to follow it slower without leaving it.
+
+    vertices   v0 ---- v1 ---- v2 ---- v3        absolute: v0 is where the robot was sent last, then the targets
+    progress   0       1       2       3         delta: the sum of the actions so far, from 0
+                    ^at     ^at + pace           one tick moves on by `pace`, 1 at full speed
+
+Parts named gripper... are switched, never interpolated: half a grasp is no grasp.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from actloop.contracts import Action, Embodiment
+
+GRIPPER = "gripper"
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """Which components of an action are deltas, velocities, or of a gripper."""
+
+    delta: Bool[np.ndarray, "action"]
+    velocity: Bool[np.ndarray, "action"]
+    gripper: Bool[np.ndarray, "action"]
+
+    @classmethod
+    def of(cls, embodiment: Embodiment) -> "Kinds":
+        parts = [part for part in embodiment.action.parts for _ in part.low]
+        return cls(
+            delta=np.array([part.kind == "delta" for part in parts]),
+            velocity=np.array([part.kind == "velocity" for part in parts]),
+            gripper=np.array([part.name.startswith(GRIPPER) for part in parts]),
+        )
+
+    @property
+    def absolute(self) -> Bool[np.ndarray, "action"]:
+        return ~(self.delta | self.velocity)
+
+
+class Path:
+    """Actions along a chunk, at any pace.
+
+    Args:
+        actions: one per tick at full pace, in physical units.
+        origin: what was sent last: where the absolute parts of the path begin.
+    """
+
+    def __init__(self, actions: Float[np.ndarray, "horizon action"], origin: Action, kinds: Kinds) -> None:
+        self.actions = np.asarray(actions, dtype=np.float32)
+        self.kinds = kinds
+        first = np.where(kinds.delta, 0.0, origin)
+        summed = np.where(kinds.delta, np.cumsum(self.actions, axis=0, dtype=np.float64), self.actions)
+        self.vertices: Float[np.ndarray, "points action"] = np.concatenate([first[None], summed])
+        self._switched = kinds.gripper & ~kinds.delta
+        self._plain = not (kinds.velocity.any() or kinds.gripper.any())
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def point(self, at: float) -> Float[np.ndarray, "action"]:
+        """The path at progress `at`, beyond its ends at them: targets of absolute parts, sums of delta parts."""
+        at = min(max(at, 0.0), float(len(self.actions)))
+        low = min(int(at), len(self.actions) - 1)
+        share = at - low
+        if share == 0.0:
+            return self.vertices[low]
+        if share == 1.0:
+            return self.vertices[low + 1]
+        between: Action = (1 - share) * self.vertices[low] + share * self.vertices[low + 1]
+        return between
+
+    def action(self, at: float, pace: float = 1.0) -> Action:
+        """What to send in a tick that moves from progress `at` on by `pace`, which may be 0."""
+        end = min(at + pace, float(len(self.actions)))
+        if pace == 1.0 and at == int(at) and end == at + 1:
+            return self.actions[int(at)]
+        there = self.point(end)
+        action = np.where(self.kinds.delta, there - self.point(at), there)
+        if not self._plain:
+            index = min(max(math.ceil(end) - 1, 0), len(self.actions) - 1)
+            action = np.where(self.kinds.velocity, self.actions[index] * (end - at), action)
+            action = np.where(self._switched, self.actions[index], action)
+        sent: Action = action.astype(np.float32)
+        return sent
