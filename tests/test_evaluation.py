@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from actloop.contracts import ActionChunk, Embodiment, Future, Observation, Prediction
+from actloop.contracts import ActionChunk, Committed, Embodiment, Future, Observation, Prediction
 from actloop.errors import CheckpointError, ContractError, UnknownNameError
 from actloop.evaluation import (
     CompareConfig,
@@ -73,7 +73,7 @@ class Seeker:
         return bool(np.random.default_rng(seed).random() < self.lazy)
 
     def predict(
-        self, session: bool, obs: Observation, *, committed: ActionChunk | None = None, imagine: bool = False
+        self, session: bool, obs: Observation, *, committed: Committed | None = None, imagine: bool = False
     ) -> tuple[bool, Prediction]:
         here, actions = obs.state.astype(float), []
         image = obs.images["front"]

@@ -11,7 +11,7 @@ import torch
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.action_model import ActionModel, Batch
 from actloop.models.codec import PatchCodec
-from actloop.models.fastwam import VARIANTS, FastWAM, FastWAMConfig, Noise
+from actloop.models.fastwam import VARIANTS, FastWAM, FastWAMConfig, Noise, leftover
 from actloop.models.fastwam.mixture import mix
 from actloop.models.flow import bell_weight, euler_grid, shifted
 from actloop.models.text import Vocabulary
@@ -168,7 +168,8 @@ def test_a_prefix_is_kept_for_every_sample_and_odd_numbers_of_noises_are_refused
     batch = make_batch(model.config, size=2)
     seen = model.see(batch.latents[:, :1], batch.state, model.prompt(batch.text))
     prefix = torch.rand(2, 1, 4, generator=generator())
-    actions, _ = model.act(seen, model.noise(4, generator()), prefix=prefix)
+    left = leftover(prefix, fixed=1, horizon=4, how="prefix")
+    actions, _ = model.act(seen, model.noise(4, generator()), left=left)
     torch.testing.assert_close(actions[:, :1], prefix.repeat_interleave(2, dim=0))
     with pytest.raises(ContractError, match="2 observations, got 3"):
         model.act(seen, model.noise(3, generator()))

@@ -270,7 +270,7 @@ def test_steps_leave_the_host_alone(variant: str) -> None:
     prompt = model.prompt(words(config).to("meta"))
     seen, drawn = model.see(frame, state, prompt), noise(model, 0)
     drawn = Noise(action=drawn.action.to("meta"), video=drawn.video.to("meta"))
-    acting = Acting(model, seen, drawn, prefix=None, skip_future=False)
+    acting = Acting(model, seen, drawn, left=None, skip_future=False)
     with OnlyHere("meta") as watching:
         acting.run()
         model.see(frame, state, prompt)

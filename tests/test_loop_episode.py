@@ -12,18 +12,22 @@ import pytest
 from actloop.contracts import Task
 from actloop.errors import ContractError, MissingDependency, UnknownNameError
 from actloop.loop import (
+    Charged,
     EpisodeEnded,
     EpisodeResult,
     EpisodeStarted,
     EventLog,
+    Here,
     Imagined,
     InfeasibleError,
-    InlineInference,
+    InThread,
+    Join,
     LatencyProfile,
+    Live,
     LoopConfig,
+    PolicyModule,
     Replied,
     Requested,
-    ThreadedInference,
     Ticked,
     VirtualClock,
     WallClock,
@@ -331,17 +335,26 @@ def test_clocks_and_inferences_that_contradict_each_other_are_refused():
         play(world, policy, ms=100, clock=WallClock())
     with pytest.raises(UnknownNameError, match="did you mean 'paused'"):
         play(world, policy, clock="pause")
-    with pytest.raises(ContractError, match="every tick would wait for the model"):
-        play(world, policy, latency=None, clock=WallClock(), inference=InlineInference(policy))
+    here = Here(PolicyModule(policy))
+    with pytest.raises(ContractError, match="every tick would wait for the module"):
+        Live(here, WallClock())
+    with pytest.raises(ContractError, match="needs the virtual clock"):
+        play(world, policy, latency=None, clock=WallClock(), inference=Charged(here))
     with pytest.raises(ContractError, match="give it to the inference"):
-        play(world, policy, ms=100, inference=InlineInference(policy))
+        play(world, policy, ms=100, inference=Charged(here))
     with pytest.raises(ContractError, match="charged=False"):
-        play(world, policy, latency=None, clock="paused", inference=InlineInference(policy))
-    with ThreadedInference(policy, WallClock()) as threaded, pytest.raises(ContractError, match="needs the wall clock"):
-        play(world, policy, latency=None, inference=threaded)
+        play(world, policy, latency=None, clock="paused", inference=Charged(here))
+    with InThread(PolicyModule(policy)) as place:
+        live = Live(place, WallClock())
+        with pytest.raises(ContractError, match="needs the wall clock"):
+            play(world, policy, latency=None, inference=live)
+        with pytest.raises(ContractError, match="needs the wall clock"):
+            play(world, policy, layers={"check": live})
+    with pytest.raises(ContractError, match=r"layers\.action: expected one of check, foresight, semantic"):
+        play(world, policy, layers={"action": Charged(here)})
 
 
-@pytest.mark.parametrize("bad", [{"execute_horizon": 0}, {"correction_ticks": -1}, {"observe_every": -1}])
+@pytest.mark.parametrize("bad", [{"execute_horizon": 0}, {"max_age": 0.0}, {"observe_every": -1}])
 def test_loop_settings_out_of_range_are_refused(bad):
     with pytest.raises(ContractError, match=next(iter(bad))):
         LoopConfig(**bad)
@@ -445,8 +458,9 @@ def test_a_threaded_model_serves_episodes_one_after_the_other_and_old_answers_ar
 
     robot = Robot(control_hz=50.0, time_limit=0.6)
     policy = counting(robot, on_call=wait)
-    with ThreadedInference(policy, WallClock()) as inference:
-        options = {"latency": None, "clock": WallClock(), "inference": inference}
+    with InThread(PolicyModule(policy)) as place:
+        config = LoopConfig(warm_up=0)
+        options = {"latency": None, "clock": WallClock(), "inference": Live(place, WallClock()), "config": config}
         first, _ = play(robot, policy, **options)
         threading.Timer(0.06, gate.set).start()
         second, _ = play(robot, policy, **options)

@@ -11,17 +11,21 @@ from actloop.contracts import Outcome
 from actloop.errors import ContractError, DataError, UnknownNameError
 from actloop.loop import (
     MEASURED,
+    Charged,
     EpisodeEnded,
     EpisodeResult,
     Event,
     EventLog,
+    Here,
     Inference,
-    InlineInference,
+    InThread,
     LatencyEstimate,
     LatencyProfile,
+    Live,
+    PolicyModule,
+    Question,
     Requested,
     Subscriber,
-    ThreadedInference,
     Ticked,
     Ticket,
     VirtualClock,
@@ -32,7 +36,6 @@ from actloop.loop import (
     read_events,
 )
 from actloop.loop.events import ThreadedBus
-from actloop.loop.inference import Request
 from actloop.simulation.exact import ExactWorld
 from actloop.testing.fakes import CountingPolicy, Recorder, origin
 
@@ -44,8 +47,9 @@ def world():
     return made
 
 
-def ask(world, plan: int = 0, episode: int = 0, tick: int = 0) -> Request:
-    return Request(ticket=Ticket(episode=episode, plan=plan, tick=tick), observation=world.observe())
+def ask(world, plan: int = 0, episode: int = 0, tick: int = 0) -> Question:
+    ticket = Ticket(episode=episode, plan=plan, tick=tick)
+    return Question(ticket=ticket, observation=world.observe(), instruction="go")
 
 
 # ---- clocks
@@ -153,87 +157,66 @@ def test_the_estimate_leaves_the_cold_start_out_and_forgets_old_calls():
 # ---- inference
 
 
-def test_an_inline_answer_is_due_after_its_latency(world):
-    inference = InlineInference(CountingPolicy(world.embodiment), LatencyProfile.constant(190))
-    inference.start(0, "go", seed=0)
+def charged(policy, latency=None, **options) -> Charged:
+    inference = Charged(Here(PolicyModule(policy)), latency, **options)
+    inference.start("go", seed=0)
+    return inference
+
+
+def test_a_charged_answer_is_due_after_its_latency(world):
+    inference = charged(CountingPolicy(world.embodiment), LatencyProfile.constant(190))
     inference.submit(ask(world), now=1.0)
     assert inference.poll(1.1) == []
     (reply,) = inference.poll(1.19)
-    assert (reply.latency, reply.due, reply.ticket.plan) == (0.19, pytest.approx(1.19), 0)
-    assert origin(reply.prediction.chunk.actions[3]) == (0, 3)
+    assert (reply.latency, reply.due, reply.ticket.plan) == (pytest.approx(0.19), pytest.approx(1.19), 0)
+    assert origin(reply.answer.prediction.chunk.actions[3]) == (0, 3)
     assert inference.poll(9.0) == []
     assert isinstance(inference, Inference)
 
 
-def test_an_inline_error_is_a_reply(world):
+def test_a_model_that_is_charged_has_one_head(world):
+    inference = charged(CountingPolicy(world.embodiment), LatencyProfile.constant(300))
+    inference.submit(ask(world), now=0.0)
+    world.apply(np.zeros(2, np.float32))
+    inference.submit(ask(world, plan=1, tick=1), now=0.1)
+    assert [reply.due for reply in inference.poll(9.0)] == pytest.approx([0.3, 0.6]), "the second waits for the first"
+
+
+def test_a_charged_error_is_a_reply_and_due_at_once(world):
     def fail(call: int) -> None:
         raise ValueError("no")
 
-    inference = InlineInference(CountingPolicy(world.embodiment, on_call=fail), LatencyProfile.constant(500))
-    inference.start(0, "go", seed=0)
+    inference = charged(CountingPolicy(world.embodiment, on_call=fail), LatencyProfile.constant(500))
+    inference.submit(ask(world), now=0.0)
+    (reply,) = inference.poll(0.5)
+    assert isinstance(reply.error, ValueError)
+    assert reply.answer is None
+
+
+def test_what_is_not_charged_is_due_at_once_and_its_time_is_recorded(world):
+    policy = CountingPolicy(world.embodiment, on_call=lambda call: time.sleep(0.02))
+    inference = charged(policy, charged=False)
     inference.submit(ask(world), now=0.0)
     (reply,) = inference.poll(0.0)
-    assert isinstance(reply.error, ValueError)
-    assert reply.prediction is None
+    assert reply.due == 0.0
+    assert reply.latency >= 0.02
+    assert inference.declared.quantile(0.95) == 0.0
 
 
-def wait_for(inference, count: int, seconds: float = 3.0) -> list:
-    replies, end = [], time.monotonic() + seconds
-    while len(replies) < count and time.monotonic() < end:
-        replies += inference.poll(time.monotonic())
-        time.sleep(0.002)
-    return replies
-
-
-def test_in_a_thread_the_newest_question_wins(world):
-    gate = threading.Event()
-    policy = CountingPolicy(world.embodiment, on_call=lambda call: gate.wait(2.0) and None)
-    with ThreadedInference(policy, WallClock()) as inference:
-        inference.start(0, "go", seed=0)
-        for plan in range(4):
-            inference.submit(ask(world, plan, tick=world.observe().tick), time.monotonic())
-            world.apply(np.zeros(2, np.float32))
-            while plan == 0 and policy.calls == 0 and inference._mail is not None:
-                time.sleep(0.001)  # until the first one is under way
-        gate.set()
-        replies = wait_for(inference, 2)
-    assert [reply.ticket.plan for reply in replies] == [0, 3]
-    assert inference.superseded == 2
+def test_a_live_answer_comes_when_it_comes(world):
+    policy = CountingPolicy(world.embodiment, on_call=lambda call: time.sleep(0.03))
+    with InThread(PolicyModule(policy)) as place:
+        inference = Live(place, WallClock())
+        inference.start("go", seed=0)
+        begun = time.monotonic()
+        inference.submit(ask(world), begun)
+        assert inference.poll(begun) == []
+        while not (replies := inference.poll(time.monotonic())) and time.monotonic() < begun + 3:
+            time.sleep(0.001)
+    (reply,) = replies
+    assert reply.latency >= 0.03
+    assert reply.latency >= reply.computed > 0.025
     assert isinstance(inference, Inference)
-
-
-def test_a_thread_starts_a_session_per_episode_and_keeps_its_errors(world):
-    def fail(call: int) -> None:
-        if call == 1:
-            raise ValueError("no")
-
-    policy = CountingPolicy(world.embodiment, on_call=fail)
-    with ThreadedInference(policy, WallClock()) as inference:
-        replies = []
-        for episode in (0, 1, 1):
-            if not replies or replies[-1].ticket.episode != episode:
-                inference.start(episode, f"task {episode}", seed=episode)
-            inference.submit(ask(world, episode=episode), time.monotonic())
-            replies += wait_for(inference, 1)
-            policy.calls = max(policy.calls, len(replies))
-    assert [reply.error is None for reply in replies] == [True, False, True]
-    assert [(session.instruction, session.seed) for session in policy.sessions] == [("task 0", 0), ("task 1", 1)]
-    with pytest.raises(ContractError, match="is closed"):
-        inference.submit(ask(world), 0.0)
-
-
-def test_a_model_that_hangs_does_not_hang_the_end(world):
-    gate = threading.Event()
-    policy = CountingPolicy(world.embodiment, on_call=lambda call: gate.wait(5.0) and None)
-    inference = ThreadedInference(policy, WallClock(), timeout=0.05)
-    inference.start(0, "go", seed=0)
-    inference.submit(ask(world), time.monotonic())
-    time.sleep(0.02)
-    begun = time.monotonic()
-    assert inference.close() is False
-    assert time.monotonic() - begun < 1.0
-    gate.set()
-    assert inference.close() is True
 
 
 # ---- events
@@ -244,28 +227,40 @@ def ticked(tick: int, **changes) -> Ticked:
         "episode": 0,
         "tick": tick,
         "time": tick * 0.1,
+        "begun": tick * 0.1,
+        "wanted": np.array([0.1, -0.0], np.float32),
         "requested": np.array([0.1, -0.0], np.float32),
         "sent": np.array([1 / 3, 2.0], np.float32),
         "plan": 1,
         "anchor": 0,
         "index": tick,
         "hold": "",
-        "age": 0.30000000000000004,
+        "pace": 1.0,
+        "reasons": ("box",),
+        "rung": "continue",
+        "age": 0.25,
+        "missed": 0,
+        "state": None,
         "observation": None,
     }
     return Ticked(**(fields | changes))
 
 
-def test_a_record_has_fixed_order_and_rounded_numbers(tmp_path):
+def test_a_record_has_fixed_order_and_numbers_that_read_back_exactly(tmp_path):
+    event = ticked(2, sent=np.array([1 / 3, 2.0], np.float32), time=0.1 + 0.2)
     with EventLog(tmp_path / "deep" / "log.jsonl") as log:
-        log.on_event(ticked(3))
+        log.on_event(event)
         on_disk = log.path.read_text()
     assert on_disk == (
-        '{"event":"ticked","episode":0,"tick":3,"time":0.3,"requested":[0.1,0.0],"sent":[0.333333,2.0],'
-        '"plan":1,"anchor":0,"index":3,"hold":"","age":0.3}\n'
+        '{"event":"ticked","episode":0,"tick":2,"time":0.30000000000000004,"begun":0.2,"wanted":[0.1,0.0],'
+        '"requested":[0.1,0.0],"sent":[0.333333343,2.0],"plan":1,"anchor":0,"index":2,"hold":"","pace":1.0,'
+        '"reasons":["box"],"rung":"continue","age":0.25,"missed":0,"state":null}\n'
     ), "flushed with the tick"
+    (record,) = read_events(log.path)
+    assert np.array_equal(np.array(record["sent"], np.float32), event.sent)
+    assert record["time"] == event.time
     assert isinstance(log, Subscriber)
-    assert str(ticked(0, time=-1e-9).record()["time"]) == "0.0", "no negative zero"
+    assert str(ticked(0, time=-0.0).record()["time"]) == "0.0", "no negative zero"
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path):
@@ -293,8 +288,21 @@ def test_a_log_that_is_broken_in_the_middle_is_an_error(tmp_path, middle):
 
 
 def test_observations_and_results_stay_out_of_the_log(world):
-    asked = Requested(episode=0, tick=0, time=0.0, plan=0, why="first", observation=world.observe())
-    assert asked.record() == {"event": "requested", "episode": 0, "tick": 0, "time": 0.0, "plan": 0, "why": "first"}
+    asked = Requested(
+        episode=0,
+        tick=0,
+        time=0.0,
+        layer="action",
+        plan=0,
+        why="first",
+        instruction="go",
+        deadline=None,
+        candidates=1,
+        fixed=0,
+        observation=world.observe(),
+    )
+    assert "observation" not in asked.record()
+    assert asked.record()["why"] == "first"
     result = EpisodeResult(
         task="t",
         seed=0,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from actloop.contracts import ActionChunk, Embodiment, Observation, Part, Space
 from actloop.errors import ContractError
+from actloop.loop.joining import Join
 from actloop.loop.schedule import Command, Schedule, Ticket, delay_in_ticks, infeasibility
 
 PERIOD = 0.1
@@ -226,7 +227,7 @@ def test_deltas_sum_to_the_pose_the_plan_meant(data, delay, correction):
         chunks[tick] = rng.normal(size=(length, 2))
         return chunk_of(chunks[tick], tick)
 
-    schedule = Schedule(body("delta"), execute_horizon=8, correction_ticks=correction)
+    schedule = Schedule(body("delta"), execute_horizon=8, join=Join(ticks=correction))
     schedule.reset(0)
     commands = roll(schedule, [delay], horizon, 60, noisy)
     checked = 0
@@ -243,7 +244,7 @@ def test_deltas_sum_to_the_pose_the_plan_meant(data, delay, correction):
 
 def test_without_correction_late_deltas_drift_from_the_pose_the_plan_meant():
     def run(correction_ticks: int) -> np.ndarray:
-        schedule = Schedule(body("delta"), execute_horizon=8, correction_ticks=correction_ticks)
+        schedule = Schedule(body("delta"), execute_horizon=8, join=Join(ticks=correction_ticks))
         schedule.reset(0)
         schedule.deliver(schedule.ask(0), chunk_of(np.full((16, 2), 1.0), 0), 0)
         for tick in range(8):
@@ -258,7 +259,7 @@ def test_without_correction_late_deltas_drift_from_the_pose_the_plan_meant():
 
 
 def test_the_correction_stays_within_the_limits_and_takes_longer_instead():
-    schedule = Schedule(body("delta", limit=1.0), execute_horizon=4, correction_ticks=2)
+    schedule = Schedule(body("delta", limit=1.0), execute_horizon=4, join=Join(ticks=2))
     schedule.reset(0)
     schedule.deliver(schedule.ask(0), chunk_of(np.full((8, 2), -1.0), 0), 0)
     for tick in range(4):
@@ -273,14 +274,14 @@ def test_the_correction_stays_within_the_limits_and_takes_longer_instead():
 
 
 def test_an_action_beyond_the_limits_is_not_made_worse_nor_silently_cut():
-    schedule = Schedule(body("delta", limit=1.0), correction_ticks=4)
+    schedule = Schedule(body("delta", limit=1.0), join=Join(ticks=4))
     schedule.reset(0)
     schedule.deliver(schedule.ask(0), chunk_of(np.full((8, 2), 3.0), 0), 0)
     assert step(schedule, 0).action.tolist() == [3, 3]
 
 
 def test_absolute_targets_are_never_corrected():
-    schedule = Schedule(body(), correction_ticks=4)
+    schedule = Schedule(body(), join=Join(ticks=4))
     schedule.reset(0)
     commands = roll(schedule, [3], 16, 40)
     assert all(command.hold or command.action.tolist() == [command.anchor, command.index] for command in commands)

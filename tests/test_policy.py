@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from actloop.contracts import (
-    ActionChunk,
+    Committed,
     Observation,
     Policy,
     WorldActionModel,
@@ -90,10 +90,10 @@ def test_imagined_frames_have_the_cameras_shape_and_time(trained: Path) -> None:
 def test_a_committed_prefix_comes_back_unchanged(trained: Path) -> None:
     policy = load_policy(trained)
     actions = np.full((2, 2), 0.02, np.float32)
-    committed = ActionChunk(actions=actions, anchor=3, period=0.1, observed_at=0.3)
+    committed = Committed(actions=actions, fixed=2)
     _, prediction = policy.predict(policy.start("go left", seed=0), observation(), committed=committed)
     np.testing.assert_allclose(prediction.chunk.actions[:2], actions, atol=1e-5)
-    long = replace(committed, actions=np.zeros((4, 2), np.float32))
+    long = Committed(actions=np.zeros((4, 2), np.float32), fixed=4)
     with pytest.raises(ContractError, match="leave none"):
         policy.predict(policy.start("go left", seed=0), observation(), committed=long)
 

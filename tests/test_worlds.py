@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actloop.contracts import ActionChunk, Demonstrator, Disturbable, Future, Observation, Outcome, Prediction, World
+from actloop.contracts import (
+    ActionChunk,
+    Committed,
+    Demonstrator,
+    Disturbable,
+    Future,
+    Observation,
+    Outcome,
+    Prediction,
+    World,
+)
 from actloop.errors import ContractError, MissingDependency, UnknownNameError
 from actloop.simulation import registry
 from actloop.simulation.exact import MAX_STEP, TOLERANCE, ExactWorld, draw_tick, read_tick
@@ -276,7 +286,7 @@ class _Honest:
         return _Memory(seed)
 
     def predict(
-        self, session: _Memory, obs: Observation, *, committed: ActionChunk | None = None, imagine: bool = False
+        self, session: _Memory, obs: Observation, *, committed: Committed | None = None, imagine: bool = False
     ) -> tuple[_Memory, Prediction]:
         self.embodiment.check(obs)
         noise = np.random.default_rng([session.seed, obs.tick]).normal(0, 0.01, (self.horizon, 2))

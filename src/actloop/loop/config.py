@@ -1,14 +1,23 @@
 """How an episode is to be run, and whether its parts fit together: checked once, before the first tick."""
 
 import hashlib
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from actloop.contracts import Clock, Policy, Task, World
 from actloop.errors import ContractError, UnknownNameError
+from actloop.loop.budget import Budget
 from actloop.loop.clock import VirtualClock
-from actloop.loop.inference import Inference, InlineInference, ThreadedInference
+from actloop.loop.governor import Limits
+from actloop.loop.inference import Charged, Inference, Live
+from actloop.loop.joining import Join
+from actloop.loop.ladder import LadderConfig
 from actloop.loop.latency import LatencyProfile
+from actloop.loop.layers import Actor
+from actloop.loop.modules import PolicyModule
+from actloop.loop.places import Here, InThread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,23 +26,101 @@ class LoopConfig:
 
     Attributes:
         execute_horizon: actions executed since the anchor of a chunk before the next one is asked for.
+        run_on: go on past `execute_horizon`, to the end of the chunk, while the checks say that reality agrees.
         imagine: ask for a future with each chunk.
-        correction_ticks: actions over which a late chunk of deltas makes up for what the old one moved; 0 for never.
+        continue_plan: tell the policy what the robot is committed to, so that it continues that (real-time chunking).
+        join: how a chunk takes over from the one before.
+        max_age: seconds from its observation after which an action is not executed any more; infinite for no limit.
+        answer_timeout: seconds after which a question is given up; an answer that comes later is dropped.
+        limits: of the motion; None for none but the action space.
+        stretch: the slowest pace at which the rest of a plan is followed while an answer is late; 1 for no slower.
+        check_every: ticks between two looks of the check layer.
+        ladder: what an alarm leads to.
+        budget: what thinking may cost.
+        candidates: chunks to choose among, at most, where the ladder chooses.
+        subtask_every: seconds between two questions to the semantic layer; 0 for only at the start and when the
+            ladder asks.
+        done_ends: end the episode, as a success, when the semantic layer says that the task is done.
         observe_every: take an observation at least every so many ticks, for recorders; 0 for only when the loop
             itself needs one, which saves the rendering. It changes no command.
         strict: raise `InfeasibleError` where the latency cannot feed the robot without pauses, not only report it.
+        warm_up: questions asked and thrown away before an episode on the wall clock, so that no tick meets a cold start.
     """
 
     execute_horizon: int = 8
+    run_on: bool = False
     imagine: bool = False
-    correction_ticks: int = 4
+    continue_plan: bool = False
+    join: Join = field(default_factory=Join)
+    max_age: float = math.inf
+    answer_timeout: float = math.inf
+    limits: Limits | None = None
+    stretch: float = 1.0
+    check_every: int = 2
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+    budget: Budget = field(default_factory=Budget)
+    candidates: int = 8
+    subtask_every: float = 0.0
+    done_ends: bool = False
     observe_every: int = 1
     strict: bool = False
+    warm_up: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("execute_horizon", 1), ("correction_ticks", 0), ("observe_every", 0)):
+        for name, least in (
+            ("execute_horizon", 1),
+            ("check_every", 1),
+            ("candidates", 1),
+            ("observe_every", 0),
+            ("warm_up", 0),
+        ):
             if getattr(self, name) < least:
                 raise ContractError(f"loop.{name}", f"expected at least {least}, got {getattr(self, name)}")
+        for name in ("max_age", "answer_timeout"):
+            if not getattr(self, name) > 0:
+                raise ContractError(f"loop.{name}", f"expected seconds above 0, got {getattr(self, name)}")
+        if not self.subtask_every >= 0:
+            raise ContractError("loop.subtask_every", f"expected seconds of at least 0, got {self.subtask_every}")
+        if not 0 < self.stretch <= 1:
+            raise ContractError("loop.stretch", f"expected above 0 and at most 1, got {self.stretch}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, read back by `from_dict`; infinite numbers are null."""
+        plain = {name: value for name, value in asdict(self).items() if name != "limits"}
+        plain["limits"] = None if self.limits is None else self.limits.to_dict()
+        finite: dict[str, Any] = _finite(plain)
+        return finite
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "LoopConfig":
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            ContractError: a field is unknown or of the wrong form.
+        """
+        try:
+            values = dict(plain)
+            for name in ("max_age", "answer_timeout"):
+                values[name] = math.inf if values.get(name) is None else values[name]
+            ladder, budget, limits = values.pop("ladder", {}), dict(values.pop("budget", {})), values.pop("limits", None)
+            budget = {name: math.inf if value is None else value for name, value in budget.items()}
+            return cls(
+                join=Join(**values.pop("join", {})),
+                ladder=LadderConfig(**{**ladder, "rungs": tuple(ladder.get("rungs", LadderConfig().rungs))}),
+                budget=Budget(**budget),
+                limits=None if limits is None else Limits.from_dict(limits),
+                **values,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ContractError("loop", f"not a saved configuration ({type(error).__name__}: {error})") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def derive_seed(seed: int, use: str) -> int:
@@ -41,7 +128,7 @@ def derive_seed(seed: int, use: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{use}".encode()).digest()[:8], "big") >> 1
 
 
-def check_fit(world: World, policy: Policy[Any], task: Task, config: LoopConfig) -> None:
+def check_fit(world: World, policy: Policy[Any] | Actor, task: Task, config: LoopConfig) -> None:
     """Raise where a policy was made for another body, or is asked for more than its chunks hold.
 
     Raises:
@@ -65,12 +152,12 @@ def check_fit(world: World, policy: Policy[Any], task: Task, config: LoopConfig)
 
 
 def place(
-    policy: Policy[Any],
+    policy: Policy[Any] | Actor,
     latency: LatencyProfile | None,
     clock: Clock | Literal["paused"] | None,
     inference: Inference | None,
 ) -> tuple[Clock, Inference, bool]:
-    """The clock, where the model runs, and whether that was made here and is to be closed.
+    """The clock, what asks the policy, and whether that was made here and is to be closed.
 
     Raises:
         ContractError: a combination in which the tick would wait for the model, or time would have no meaning.
@@ -80,29 +167,36 @@ def place(
     ticks: Clock = VirtualClock() if clock is None or isinstance(clock, str) else clock
     virtual = isinstance(ticks, VirtualClock)
     if inference is not None:
-        _check_placed(ticks, clock == "paused", latency, inference)
+        if latency is not None:
+            raise ContractError("latency", "give it to the inference, or give no inference")
+        check_timed(ticks, inference, paused=clock == "paused")
         return ticks, inference, False
+    if not isinstance(policy, Policy):
+        raise ContractError("policy", "where it runs elsewhere, say how it is reached: inference=...")
     if latency is not None and not virtual:
         raise ContractError("latency", "a declared latency needs the virtual clock; on the wall clock it is measured")
     if virtual:
-        return ticks, InlineInference(policy, latency, charged=clock != "paused"), True
-    return ticks, ThreadedInference(policy, ticks), True
+        return ticks, Charged(Here(PolicyModule(policy)), latency, charged=clock != "paused"), True
+    return ticks, Live(InThread(PolicyModule(policy)), ticks), True
 
 
 def clock_name(clock: Clock, inference: Inference) -> str:
     """`virtual`, `wall` or `paused`."""
-    if isinstance(inference, InlineInference) and not inference.charged:
+    if isinstance(inference, Charged) and not inference.charged:
         return "paused"
     return "virtual" if isinstance(clock, VirtualClock) else "wall"
 
 
-def _check_placed(clock: Clock, paused: bool, latency: LatencyProfile | None, inference: Inference) -> None:
+def check_timed(clock: Clock, inference: Inference, *, paused: bool = False) -> None:
+    """Raise where an inference and a clock contradict each other.
+
+    Raises:
+        ContractError: says which pair was meant.
+    """
     virtual = isinstance(clock, VirtualClock)
-    if latency is not None:
-        raise ContractError("latency", "give it to the inference, or give no inference")
-    if paused and not (isinstance(inference, InlineInference) and not inference.charged):
-        raise ContractError("clock", "'paused' needs InlineInference(policy, charged=False), or no inference")
-    if isinstance(inference, InlineInference) and inference.charged and not virtual:
-        raise ContractError("inference", "inline on the wall clock, every tick would wait for the model: use a thread")
-    if isinstance(inference, ThreadedInference) and virtual:
-        raise ContractError("inference", "a thread needs the wall clock; on the virtual clock use InlineInference")
+    if paused and not (isinstance(inference, Charged) and not inference.charged):
+        raise ContractError("clock", "'paused' needs Charged(place, charged=False), or no inference")
+    if isinstance(inference, Charged) and inference.charged and not virtual:
+        raise ContractError("inference", "a charged latency needs the virtual clock; on the wall clock use Live")
+    if isinstance(inference, Live) and virtual:
+        raise ContractError("inference", "Live needs the wall clock; on the virtual clock use Charged")

@@ -9,37 +9,42 @@ import math
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from actloop.contracts import Action, Clock, Observation, Outcome, Policy, Prediction, Task, World
+from actloop.contracts import Action, Clock, Observation, Outcome, Policy, Task, World, embodiment_to_dict
 from actloop.errors import ContractError, MissingDependency
-from actloop.loop.config import LoopConfig, check_fit, clock_name, derive_seed, place
+from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, derive_seed, place
+from actloop.loop.controller import Ask, Controller, Refusal, Step
 from actloop.loop.events import (
     Bus,
     EpisodeEnded,
     EpisodeStarted,
     Imagined,
+    Refused,
     Replied,
     Requested,
+    Stepped,
     Subscriber,
     ThreadedBus,
     Ticked,
 )
-from actloop.loop.inference import LIKELY, TYPICAL, Inference, Reply, Request
+from actloop.loop.inference import SLACK, Inference, Reply
+from actloop.loop.ladder import RUNGS
 from actloop.loop.latency import LatencyProfile
+from actloop.loop.layers import Actor, Layers, Memory, patience
+from actloop.loop.questions import LAYERS, Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
-from actloop.loop.schedule import Command, InfeasibleError, Schedule, delay_in_ticks, infeasibility
+from actloop.loop.schedule import HOLDS, Command, InfeasibleError, Residual
 
-SETTLED = 4  # accepted replies after which a measured latency is believed enough to judge feasibility by
 _tickets = itertools.count()  # one number per episode of this process: a reply that outlives its own meets no other
 
 
 def run_episode(
     world: World,
-    policy: Policy[Any],
+    policy: Policy[Any] | Actor,
     task: Task,
     *,
     seed: int,
@@ -47,6 +52,8 @@ def run_episode(
     config: LoopConfig | None = None,
     clock: Clock | Literal["paused"] | None = None,
     inference: Inference | None = None,
+    layers: Mapping[Layer, Inference] | None = None,
+    residual: Residual | None = None,
     subscribers: Sequence[Subscriber] = (),
     episode: int = 0,
 ) -> EpisodeResult:
@@ -57,7 +64,7 @@ def run_episode(
     Args:
         world: reset here with `seed` itself, so that policies compared under one seed start alike; closed by the
             caller.
-        policy: what acts.
+        policy: what acts; where it runs elsewhere (`inference`), what is known of it is enough.
         task: one of the world's.
         seed: of the world; those of the policy and of the latencies follow from it.
         latency: what each call is charged on the virtual clock; None for the time it takes on this machine.
@@ -65,6 +72,8 @@ def run_episode(
         clock: virtual when None; with `paused` the world waits for the model; any other is taken for real time, and
             the policy runs in a thread.
         inference: where `policy` runs, if not as the clock suggests; left open for the next episode.
+        layers: further ones: `check`, `foresight`, `semantic`; left open too.
+        residual: corrects every action with the newest observation.
         subscribers: told every event, in order.
         episode: the number that events carry.
 
@@ -80,13 +89,18 @@ def run_episode(
     config = config or LoopConfig()
     check_fit(world, policy, task, config)
     ticks, runs, owned = place(policy, latency, clock, inference)
+    for layer, further in (layers or {}).items():
+        if layer == "action" or layer not in LAYERS:
+            raise ContractError(f"layers.{layer}", f"expected one of {', '.join(LAYERS[1:])}")
+        check_timed(ticks, further, paused=clock == "paused")
+    asked = Layers({"action": runs, **(layers or {})})
     begun = time.perf_counter()
-    run = _Run(world, policy, task, seed, config, ticks, runs, subscribers, episode)
+    run = _Run(world, policy, task, seed, config, ticks, asked, subscribers, episode, residual)
     stopped = True
     try:
         result = run.play()
     finally:
-        warnings = run.bus.close()
+        warnings = run.bus.close() + run.warnings
         if owned:
             stopped = runs.close()
     if not stopped:
@@ -100,40 +114,45 @@ class _Run:
     def __init__(
         self,
         world: World,
-        policy: Policy[Any],
+        actor: Actor,
         task: Task,
         seed: int,
         config: LoopConfig,
         clock: Clock,
-        inference: Inference,
+        layers: Layers,
         subscribers: Sequence[Subscriber],
         episode: int,
+        residual: Residual | None,
     ) -> None:
         self._world, self._task, self._seed, self._config = world, task, seed, config
-        self._clock, self._inference = clock, inference
-        self._clock_name = clock_name(clock, inference)
-        self._body, self._horizon = world.embodiment, policy.horizon
+        self._clock, self._layers = clock, layers
+        action = layers.inferences["action"]
+        self._clock_name, self._latency_name = clock_name(clock, action), action.name
+        self._body, self._horizon = world.embodiment, actor.horizon
         self._episode, self._ticket_episode = episode, next(_tickets)
-        self._schedule = Schedule(
-            self._body, execute_horizon=config.execute_horizon, correction_ticks=config.correction_ticks
-        )
-        self._schedule.reset(self._ticket_episode)
+        self._controller = Controller(self._body, actor.horizon, config, layers.declared, residual=residual)
+        self._controller.reset(self._ticket_episode, task.instruction)
+        self._schedule = self._controller.schedule
+        self._memory = Memory()
         self.bus = ThreadedBus(subscribers) if self._clock_name == "wall" else Bus(subscribers)
         self._t0 = clock.now()
         self._missed = 0
         self._observation: Observation | None = None  # of the current tick, once taken
         self._captured: dict[int, float] = {}  # plan -> time of its observation
+        self._deadlines: dict[Ticket, float] = {}
         self._counts: Counter[str] = Counter()
+        self._modified: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._ages: list[float] = []
         self._delays: list[int] = []
-        self._skipped: list[int] = []
+        self._skipped: list[float] = []
         self._lateness: list[float] = []
-        self._infeasible = ""
+        self._begun = 0.0
 
     def play(self) -> EpisodeResult:
-        self._judge_latency()
+        self._controller.judge()
         error = ""
         try:
             outcome = self._start()
@@ -146,9 +165,22 @@ class _Run:
             outcome = Outcome(success=False, reason="crashed", time=self._elapsed(self._schedule.tick))
         return self._end(outcome, error)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Layers that failed without ending the episode, once each, with how often."""
+        return tuple(f"{what} ({count} times)" for what, count in self._failures.items())
+
     def _start(self) -> Outcome | None:
         first = self._world.reset(self._task, seed=self._seed)
-        self._inference.start(self._ticket_episode, self._task.instruction, seed=derive_seed(self._seed, "policy"))
+        self._body.check(first)
+        # The action layer's seed is the policy's own, as ever; the others have theirs.
+        seeds: dict[Layer, int] = {
+            layer: derive_seed(self._seed, "policy" if layer == "action" else layer) for layer in LAYERS
+        }
+        if self._clock_name == "wall" and self._config.warm_up:
+            self._layers.warm_up(first, self._task.instruction, seeds, self._config.warm_up)
+            first = self._world.observe()
+        self._layers.start(self._task.instruction, seeds)
         self._t0 = self._clock.now()
         self._take(first, 0)
         self.bus.publish(
@@ -160,11 +192,17 @@ class _Run:
                 instruction=self._task.instruction,
                 seed=self._seed,
                 clock=self._clock_name,
-                latency=self._inference.name,
+                latency=self._latency_name,
                 period=self._body.period,
                 horizon=self._horizon,
                 execute_horizon=self._config.execute_horizon,
                 embodiment_id=self._body.identity,
+                loop=self._config.to_dict(),
+                body=embodiment_to_dict(self._body),
+                layers={
+                    layer: None if profile is None else profile.to_dict()
+                    for layer, profile in self._layers.declared.items()
+                },
                 task=self._task,
                 embodiment=self._body,
                 observation=first,
@@ -177,17 +215,19 @@ class _Run:
         every = self._config.observe_every
         if every and tick % every == 0:
             self._observe(tick)
+        self._begun = self._now()
         self._receive(tick)
-        why = self._schedule.why_ask(self._expected_delay())
-        if why:
-            self._ask(why, tick)
-            self._receive(tick)  # an answer that takes no time is used in the tick of its question
+        while self._ask(tick) and self._receive(tick):
+            pass  # an answer that takes no time is used in the tick of its question
+        if self._controller.outcome is not None:
+            return replace(self._controller.outcome, time=self._elapsed(tick))
         obs = self._observe(tick) if self._schedule.needs_observation else self._observation
-        command = self._schedule.command(obs, tick)
-        at = self._clock.now()
+        command = self._controller.command(obs, tick)
+        at = self._now()
         sent = self._world.apply(command.action)
-        self._schedule.sent(sent)
-        self._count(command, sent, tick, at)
+        self._controller.sent(sent)
+        self._memory.sent.append(sent)
+        self._count(command, sent, obs, tick, at)
         self._observation = None
         self._wait(tick + 1)
         outcome = self._world.outcome()
@@ -207,51 +247,119 @@ class _Run:
         self._observation = obs
         return obs
 
-    def _ask(self, why: str, tick: int) -> None:
-        obs = self._observe(tick)
-        ticket = self._schedule.ask(tick)
-        now = self._clock.now()
-        self._captured[ticket.plan] = now
-        self._counts["calls"] += 1
+    def _ask(self, tick: int) -> bool:
+        """Put the questions that it is time for; whether there were any."""
+        asks, refusals, steps = self._controller.asks(tick, self._begun)
+        for step in steps:
+            self._publish_step(step, tick)
+        for refusal in refusals:
+            self._publish_refusal(refusal, tick)
+        for ask in asks:
+            self._put(ask, tick)
+        return bool(asks)
+
+    def _put(self, ask: Ask, tick: int) -> None:
+        obs, ticket, now = self._observe(tick), ask.ticket, self._clock.now()
+        if ticket.layer in ("action", "foresight"):
+            self._captured[ticket.plan] = now
+            self._memory.anchors[ticket.plan] = obs
+            self._counts["calls"] += 1
+        self._deadlines[ticket] = ask.deadline
         self.bus.publish(
-            Requested(episode=self._episode, tick=tick, time=now - self._t0, plan=ticket.plan, why=why, observation=obs)
+            Requested(
+                episode=self._episode,
+                tick=tick,
+                time=now - self._t0,
+                layer=ticket.layer,
+                plan=ticket.plan,
+                why=ask.why,
+                instruction=ask.instruction,
+                deadline=None if math.isinf(ask.deadline) else ask.deadline,
+                candidates=ask.candidates,
+                fixed=0 if ask.committed is None else ask.committed.fixed,
+                observation=obs,
+            )
         )
-        self._inference.submit(Request(ticket=ticket, observation=obs, imagine=self._config.imagine), now)
+        plan = self._schedule.plan
+        evidence = None
+        if ticket.layer == "check" and plan is not None:
+            evidence = self._memory.evidence(
+                obs, plan, self._schedule.since_anchor, self._schedule.overtaken, ask.instruction
+            )
+        question = Question(
+            ticket=ticket,
+            observation=obs,
+            instruction=ask.instruction,
+            deadline=ask.deadline,
+            patience=patience(ask.deadline, self._begun),
+            imagine=self._config.imagine,
+            committed=ask.committed,
+            candidates=ask.candidates,
+            evidence=evidence,
+        )
+        self._layers.submit(question, now)
 
-    def _receive(self, tick: int) -> None:
-        for reply in self._inference.poll(self._clock.now()):
+    def _receive(self, tick: int) -> bool:
+        """Take what has come; whether anything has."""
+        replies = self._layers.poll(self._clock.now())
+        for reply in replies:
             if reply.error is not None and reply.ticket.episode == self._ticket_episode:
-                raise reply.error
-            if reply.prediction is None:
-                self._dropped["episode"] += 1  # a failure of an episode that is over
-            else:
-                self._deliver(reply, reply.prediction, tick)
+                if reply.ticket.layer == "action" and not getattr(reply.error, "transient", False):
+                    raise reply.error
+                self._failures[f"{reply.ticket.layer}: {type(reply.error).__name__}: {reply.error}"] += 1
+            self._deliver(reply, tick)
+        return bool(replies)
 
-    def _deliver(self, reply: Reply, prediction: Prediction, tick: int) -> None:
-        ticket = reply.ticket
-        delivery = self._schedule.deliver(ticket, prediction.chunk, tick)
-        now = self._clock.now() - self._t0
-        self._latencies.append(reply.latency)
+    def _deliver(self, reply: Reply, tick: int) -> None:
+        ticket, answer = reply.ticket, reply.answer
+        previous = self._schedule.plan
+        received = self._controller.receive(reply, tick)
+        now = self._now()
+        prediction = None if answer is None else answer.prediction
+        paused = self._clock_name == "paused"
+        overdue = reply.due - self._t0 > self._deadlines.pop(ticket, math.inf) + SLACK
+        self._counts["overdue"] += overdue
         self.bus.publish(
             Replied(
                 episode=self._episode,
                 tick=tick,
                 time=now,
+                layer=ticket.layer,
                 plan=ticket.plan,
                 anchor=ticket.tick,
-                accepted=delivery.accepted,
-                reason=delivery.reason,
-                delay=delivery.delay,
-                skipped=delivery.skipped,
-                latency=0.0 if self._clock_name == "paused" else reply.latency,
+                accepted=received.accepted,
+                reason=received.reason,
+                delay=received.delay,
+                skipped=received.skipped,
+                latency=0.0 if paused else reply.latency,
+                computed=0.0 if paused else reply.computed,
+                overdue=overdue,
+                error="" if reply.error is None else f"{type(reply.error).__name__}: {reply.error}",
+                observed_at=None if prediction is None else prediction.chunk.observed_at,
+                actions=None if prediction is None else prediction.chunk.actions,
+                readings=() if answer is None else answer.readings,
+                text="" if answer is None else answer.text,
+                done=None if answer is None else answer.done,
+                considered=0 if answer is None else answer.considered,
+                values=() if answer is None else answer.values,
                 prediction=prediction,
             )
         )
-        if not delivery.accepted:
-            self._dropped[delivery.reason] += 1
+        for refusal in received.refusals:
+            self._publish_refusal(refusal, tick)
+        for step in received.steps:
+            self._publish_step(step, tick)
+        if ticket.layer not in ("action", "foresight"):
             return
-        self._delays.append(delivery.delay)
-        self._skipped.append(delivery.skipped)
+        if prediction is not None:
+            self._latencies.append(reply.latency)
+        if not received.accepted:
+            self._dropped[received.reason] += 1
+            return
+        assert prediction is not None
+        self._memory.accept(ticket.plan, prediction, None if previous is None else previous.plan)
+        self._delays.append(received.delay)
+        self._skipped.append(received.skipped)
         if prediction.future is not None:
             self.bus.publish(
                 Imagined(
@@ -265,27 +373,58 @@ class _Run:
                     prediction=prediction,
                 )
             )
-        self._judge_latency()
 
-    def _count(self, command: Command, sent: Action, tick: int, at: float) -> None:
-        age = None if command.hold else at - self._captured[command.plan]
+    def _publish_step(self, step: Step, tick: int) -> None:
+        self.bus.publish(
+            Stepped(
+                episode=self._episode,
+                tick=tick,
+                time=self._now(),
+                rung=step.rung,
+                before=step.before,
+                cause=step.cause,
+            )
+        )
+
+    def _publish_refusal(self, refusal: Refusal, tick: int) -> None:
+        self.bus.publish(
+            Refused(
+                episode=self._episode,
+                tick=tick,
+                time=self._now(),
+                layer=refusal.layer,
+                why=refusal.why,
+                instead=refusal.instead,
+            )
+        )
+
+    def _count(self, command: Command, sent: Action, obs: Observation | None, tick: int, at: float) -> None:
+        age = None if command.hold else at + self._t0 - self._captured[command.plan]
         self._counts["held_" + command.hold if command.hold else "executed"] += 1
+        self._modified.update(command.reasons)
         if age is not None:
             self._ages.append(age)
         if self._clock_name == "wall":
-            self._lateness.append(max(0.0, at - self._due(tick)))
+            self._lateness.append(max(0.0, at - self._elapsed(tick)))
         self.bus.publish(
             Ticked(
                 episode=self._episode,
                 tick=tick,
-                time=at - self._t0,
+                time=at,
+                begun=self._begun,
+                wanted=command.wanted,
                 requested=command.action,
                 sent=sent,
                 plan=command.plan,
                 anchor=command.anchor,
                 index=command.index,
                 hold=command.hold,
+                pace=command.pace,
+                reasons=command.reasons,
+                rung=self._controller.rung,
                 age=age,
+                missed=self._missed,
+                state=None if obs is None else obs.state,
                 observation=self._observation,
             )
         )
@@ -295,48 +434,48 @@ class _Run:
 
         Places that passed altogether are left empty: commands sent in a burst would move the robot that much faster.
         """
-        behind = self._clock.now() - self._due(tick)
+        behind = self._now() - self._elapsed(tick)
         if behind >= self._body.period:
-            self._missed += math.floor(behind / self._body.period)
-        self._clock.sleep_until(self._due(tick))
+            places = math.floor(behind / self._body.period)
+            self._missed += places
+            self._controller.miss(places)
+        self._clock.sleep_until(self._t0 + self._elapsed(tick))
 
-    def _due(self, tick: int) -> float:
-        return self._t0 + self._elapsed(tick)
+    def _now(self) -> float:
+        """Seconds since the first tick."""
+        return self._clock.now() - self._t0
 
     def _elapsed(self, tick: int) -> float:
         return (tick + self._missed) * self._body.period
 
-    def _expected_delay(self) -> int:
-        seconds = self._inference.latency_quantile(LIKELY)
-        return 0 if seconds is None else delay_in_ticks(seconds, self._body.period)
-
-    def _judge_latency(self) -> None:
-        """Note, or in strict mode raise, that this latency cannot work.
-
-        Declared, it is judged before the first tick; measured, once some replies have settled it.
-        """
-        seconds = self._inference.latency_quantile(TYPICAL)
-        if seconds is None or 0 < len(self._delays) < SETTLED:
-            return
-        self._infeasible = infeasibility(latency=seconds, period=self._body.period, horizon=self._horizon)
-        if self._infeasible and self._config.strict:
-            raise InfeasibleError("loop", self._infeasible)
+    def _by_layer(self, what: str) -> dict[str, int]:
+        counts = self._controller.counts
+        return {layer: counts[f"{what} {layer}"] for layer in LAYERS if counts[f"{what} {layer}"]}
 
     def _end(self, outcome: Outcome, error: str) -> EpisodeResult:
+        counts = self._controller.counts
         result = EpisodeResult(
             task=self._task.name,
             seed=self._seed,
             outcome=outcome,
             clock=self._clock_name,
-            latency=self._inference.name,
+            latency=self._latency_name,
             period=self._body.period,
             horizon=self._horizon,
             execute_horizon=self._config.execute_horizon,
             ticks=self._schedule.tick,
             executed=self._counts["executed"],
-            held_starved=self._counts["held_starved"],
-            held_late=self._counts["held_late"],
+            **{f"held_{reason}": self._counts[f"held_{reason}"] for reason in HOLDS},
             calls=self._counts["calls"],
+            asked=self._by_layer("asked"),
+            computed={layer: self._controller.computed[layer] for layer in LAYERS if layer in self._controller.computed},
+            refused=self._by_layer("refused"),
+            timed_out=self._by_layer("timed out"),
+            superseded=self._layers.superseded,
+            overdue=self._counts["overdue"],
+            alarms=counts["alarms"],
+            rungs={rung: counts[f"rung {rung}"] for rung in RUNGS if counts[f"rung {rung}"]},
+            modified=dict(sorted(self._modified.items())),
             latencies=tuple(self._latencies),
             ages=tuple(self._ages),
             delays=tuple(self._delays),
@@ -344,7 +483,7 @@ class _Run:
             dropped=dict(sorted(self._dropped.items())),
             lateness=tuple(self._lateness),
             missed=self._missed,
-            infeasible=self._infeasible,
+            infeasible=self._controller.infeasible,
             error=error,
         )
         last = None if error or not self._config.observe_every else self._last_observation()

@@ -6,6 +6,7 @@ In-process subscribers get the observations and predictions themselves; the log 
 """
 
 import json
+import math
 import queue
 import threading
 from collections import Counter
@@ -16,12 +17,12 @@ from types import TracebackType
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
-from actloop.contracts import Action, Embodiment, Observation, Prediction, Task
+from actloop.checks.evidence import Reading
+from actloop.contracts import Action, Embodiment, Observation, Prediction, State, Task
 from actloop.errors import ContractError, DataError
 from actloop.loop.result import EpisodeResult
-
-DECIMALS = 6  # of every number in the log: a microsecond, a micrometre
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeStarted(Event):
-    """The world is reset. `embodiment_id` changes with anything that the body declares."""
+    """The world is reset. `embodiment_id` changes with anything that the body declares.
+
+    `loop`, `body` and `layers` (their declared latencies, None where they are measured) are all that the decisions
+    rest on besides what follows: the log replays.
+    """
 
     kind: ClassVar[str] = "started"
     live: ClassVar[frozenset[str]] = frozenset({"task", "embodiment", "observation"})
@@ -60,6 +65,9 @@ class EpisodeStarted(Event):
     horizon: int
     execute_horizon: int
     embodiment_id: str
+    loop: Mapping[str, object]
+    body: Mapping[str, object]
+    layers: Mapping[str, object]
     task: Task
     embodiment: Embodiment
     observation: Observation
@@ -67,31 +75,56 @@ class EpisodeStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requested(Event):
-    """The model was asked. `why`: `first`, `executed`, `spending` (asked early, it would run out) or `spent`."""
+    """A layer was asked.
+
+    `why`: `first`, `executed`, `spending` (asked early, it would run out), `spent`, `disagrees` (a check), `told`
+    (another instruction), `every` or `ladder`. `deadline` is None where the answer is always worth having.
+    """
 
     kind: ClassVar[str] = "requested"
     live: ClassVar[frozenset[str]] = frozenset({"observation"})
 
+    layer: str
     plan: int
     why: str
+    instruction: str
+    deadline: float | None
+    candidates: int
+    fixed: int
     observation: Observation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replied(Event):
-    """An answer came. `reason` says why it was dropped: `episode`, `plan` or `older`; empty when accepted."""
+    """An answer came, or an error.
+
+    `reason` says why it was dropped: `episode`, `plan`, `older` or `error`; empty when accepted. `latency` is seconds
+    from asking to here, `computed` those of computing, `actions` the chunk as it was given. `overdue`: it came after
+    its deadline.
+    """
 
     kind: ClassVar[str] = "replied"
     live: ClassVar[frozenset[str]] = frozenset({"prediction"})
 
+    layer: str
     plan: int
     anchor: int
     accepted: bool
     reason: str
     delay: int
-    skipped: int
+    skipped: float
     latency: float
-    prediction: Prediction
+    computed: float
+    overdue: bool = False
+    error: str = ""
+    observed_at: float | None = None
+    actions: Float[np.ndarray, "horizon action"] | None = None
+    readings: tuple[Reading, ...] = ()
+    text: str = ""
+    done: bool | None = None
+    considered: int = 0
+    values: tuple[float, ...] = ()
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,24 +142,57 @@ class Imagined(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Event):
+    """A question was not put, or a rung not taken: for want of budget or time. `instead` says what was done."""
+
+    kind: ClassVar[str] = "refused"
+
+    layer: str
+    why: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped(Event):
+    """The ladder was climbed, or left. `cause` is the check that raised the alarm, or `calm`."""
+
+    kind: ClassVar[str] = "stepped"
+
+    rung: str
+    before: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ticked(Event):
     """A command was sent.
 
-    `hold` is empty, `starved` (no chunk came yet) or `late` (the plan is spent); then `plan`, `anchor` and `index`
-    are -1 and `age` is None. `age` is seconds since the capture of the observation behind the action. `observation`
-    is the one of this tick, if one was taken.
+    `begun` is when the tick began, `time` when the command went out. `wanted` is what the chunk has for this tick,
+    `requested` what was asked of the robot after joining, pace and limits, with the `reasons` why they differ, and
+    `sent` what the world says it did. `hold` is empty, `starved` (no chunk came yet), `late` (the plan is spent),
+    `stale` (it rests on too old an observation) or `told`; then `plan`, `anchor` and `index` are -1 and `age` is None.
+    `age` is seconds since the capture of the observation behind the action, `missed` the places of the grid left
+    empty so far, `state` what was measured, where the decision looked at it. `observation` is the one of this tick,
+    if one was taken.
     """
 
     kind: ClassVar[str] = "ticked"
     live: ClassVar[frozenset[str]] = frozenset({"observation"})
 
+    begun: float
+    wanted: Action
     requested: Action
     sent: Action
     plan: int
     anchor: int
     index: int
     hold: str
+    pace: float
+    reasons: tuple[str, ...]
+    rung: str
     age: float | None
+    missed: int
+    state: State | None
     observation: Observation | None
 
 
@@ -270,14 +336,21 @@ def _records(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, object]]:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, DECIMALS) + 0.0  # no negative zero
     if isinstance(value, np.ndarray):
-        return [round(float(component), DECIMALS) + 0.0 for component in value.ravel()]
+        return [_plain(row) for row in value] if value.ndim > 1 else [_float32(number) for number in value.tolist()]
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else None  # no negative zero
     if isinstance(value, Mapping):
         return {str(key): _plain(value[key]) for key in sorted(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, Reading):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if value is None or isinstance(value, str | int):
         return value
     raise ContractError("event", f"{type(value).__name__} has no place in the log")
+
+
+def _float32(number: float) -> float:
+    """Nine digits: enough to read the same float32 back."""
+    return float(f"{number:.9g}") + 0.0

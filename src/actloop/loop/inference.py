@@ -1,92 +1,98 @@
-"""Where the model runs: inline, on a clock that charges it for its time, or in a thread beside a real robot.
+"""What thinking costs on the loop's clock, wherever it runs.
 
-submit(Request) ---> policy.predict ---> poll(now) -> Reply, once it is due
+submit(Question) ---> Place ---> poll(now) -> Reply, once it is due
+                      `-- Charged: the virtual clock; due after a declared latency, or after the measured time
+                      `-- Live: the wall clock; due when it comes
 """
 
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from actloop.contracts import Clock, Observation, Policy, Prediction
-from actloop.errors import ContractError
-from actloop.loop.latency import MEASURED, LatencyEstimate, LatencyProfile
-from actloop.loop.schedule import Ticket
+from actloop.contracts import Clock
+from actloop.errors import ActloopError, ContractError
+from actloop.loop.latency import MEASURED, LatencyProfile
+from actloop.loop.questions import LAYERS, Answer, Layer, Place, Question, Result, Ticket
 
 SLACK = 1e-9  # seconds; a reply due at a tick is due at that tick, whatever the sum of floats says
-LIKELY = 0.95  # the quantile that decides when to start thinking
-TYPICAL = 0.5  # the quantile that decides whether a latency can work at all
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One question to the policy."""
-
-    ticket: Ticket
-    observation: Observation
-    imagine: bool = False
+class NoAnswerError(ActloopError):
+    """A module did not come back within the time that even a slow machine may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer, or the error that came instead. `latency` is seconds, `due` is on the loop's clock."""
+    """An answer, or the error that came instead.
+
+    `latency` is seconds from asking to `due`, which is on the loop's clock; `computed` those of computing.
+    """
 
     ticket: Ticket
     latency: float
+    computed: float
     due: float
-    prediction: Prediction | None = None
-    error: BaseException | None = None
+    answer: Answer | None = None
+    error: Exception | None = None
 
 
 @runtime_checkable
 class Inference(Protocol):
-    """Runs a policy for the loop. `submit` and `poll` return at once as far as the loop's clock can tell."""
+    """Asks one layer for the loop. `submit` and `poll` return at once as far as the loop's clock can tell."""
 
     @property
     def name(self) -> str:
         """Of the latency, for the result."""
         ...
 
-    def start(self, episode: int, instruction: str, *, seed: int) -> None: ...
+    @property
+    def place(self) -> Place: ...
 
-    def submit(self, request: Request, now: float) -> None: ...
+    @property
+    def declared(self) -> LatencyProfile | None:
+        """What is charged, where that is known beforehand; per candidate, of a layer that chooses among some."""
+        ...
+
+    def start(self, instruction: str, *, seed: int) -> None: ...
+
+    def submit(self, question: Question, now: float) -> None: ...
 
     def poll(self, now: float) -> list[Reply]: ...
 
-    def latency_quantile(self, q: float) -> float | None:
-        """Seconds, of the declared profile or of past calls without the cold start; None while unknown."""
-        ...
-
     def close(self) -> bool:
-        """Stop; False when the policy did not come back in time."""
+        """Stop; False when the module did not come back in time."""
         ...
 
 
-class InlineInference:
-    """Runs the policy at once, in the loop's thread; the answer is due after its latency.
+class Charged:
+    """On the virtual clock: an answer is due after its latency, and the model has one head.
 
-    The latency is drawn from a profile, by the seed of the episode, or else timed on this machine. Where it is not
-    `charged`, the world waits for the model: the answer is due at once, and the latency is only recorded.
+    The latency is drawn from a profile, by the seed of the episode, or else as long as the module computed on this
+    machine. Where it is not `charged`, the world waits: the answer is due at once.
+
+    Args:
+        layer: whose questions these are; each layer draws its latencies from a stream of its own.
+        timeout: seconds of this machine that an answer may take to compute.
     """
 
     def __init__(
         self,
-        policy: Policy[Any],
+        place: Place,
         latency: LatencyProfile | None = None,
         *,
+        layer: Layer = "action",
         charged: bool = True,
-        timer: Callable[[], float] = time.perf_counter,
+        timeout: float = 600.0,
     ) -> None:
-        self._policy = policy
+        self._place = place
         self._profile = latency
+        self._layer = layer
         self._charged = charged
-        self._timer = timer
-        self._estimate = LatencyEstimate()
+        self._timeout = timeout
+        self._waiting: list[tuple[Ticket, float, float | None]] = []  # asked at, due at where that is known
         self._replies: list[Reply] = []
-        self._session: Any = None
+        self._busy_until = -np.inf
         self._rng = np.random.default_rng(0)
 
     @property
@@ -94,132 +100,130 @@ class InlineInference:
         return self._profile.name if self._profile else MEASURED
 
     @property
+    def place(self) -> Place:
+        return self._place
+
+    @property
     def charged(self) -> bool:
         """Whether the world moves while the model thinks."""
         return self._charged
 
-    def start(self, episode: int, instruction: str, *, seed: int) -> None:
-        """Begin a session; `seed` is that of the policy and of the latencies drawn."""
-        self._replies.clear()
-        self._rng = np.random.default_rng([seed, 1])
-        self._session = self._policy.start(instruction, seed=seed)
+    @property
+    def declared(self) -> LatencyProfile | None:
+        return self._profile if self._charged else LatencyProfile.constant(0.0)
 
-    def submit(self, request: Request, now: float) -> None:
-        begun = self._timer()
-        prediction = error = None
-        try:
-            self._session, prediction = self._policy.predict(
-                self._session, request.observation, imagine=request.imagine
-            )
-        except Exception as raised:  # it is raised again where the reply is taken
-            error = raised
-        latency = self._profile.sample(self._rng) if self._profile else self._timer() - begun
-        self._estimate.add(latency)
-        due = now + latency if self._charged and error is None else now
-        self._replies.append(Reply(ticket=request.ticket, latency=latency, due=due, prediction=prediction, error=error))
+    def start(self, instruction: str, *, seed: int) -> None:
+        """Begin a session; `seed` is that of the module and of the latencies drawn."""
+        self._settle()
+        self._replies.clear()
+        self._busy_until = -np.inf
+        self._rng = np.random.default_rng([seed, 1 + LAYERS.index(self._layer)])
+        self._place.start(instruction, seed=seed)
+
+    def submit(self, question: Question, now: float) -> None:
+        self._settle()  # a question that is not started would be superseded, and what is computed must not depend on that
+        self._place.submit(question)
+        if self._profile is None or not self._charged or question.candidates > 1:
+            self._waiting.append((question.ticket, now, None))
+            self._settle()
+            return
+        due = max(now, self._busy_until) + self._profile.sample(self._rng)
+        self._busy_until = due
+        self._waiting.append((question.ticket, now, due))
 
     def poll(self, now: float) -> list[Reply]:
         """Replies that are due, in the order of their due time."""
+        if any(due is not None and due <= now + SLACK for _, _, due in self._waiting):
+            self._settle()
         ready = sorted((reply for reply in self._replies if reply.due <= now + SLACK), key=lambda reply: reply.due)
         self._replies = [reply for reply in self._replies if reply.due > now + SLACK]
         return ready
 
-    def latency_quantile(self, q: float) -> float | None:
-        if not self._charged:
-            return 0.0
-        return self._profile.quantile(q) if self._profile else self._estimate.quantile(q)
-
     def close(self) -> bool:
-        return True
+        return self._place.close()
+
+    def _settle(self) -> None:
+        """Wait for what is being computed: virtual time stands still meanwhile."""
+        while self._waiting:
+            results = {result.ticket: result for result in self._place.collect(self._timeout)}
+            if not results:
+                raise NoAnswerError(f"no answer from {self._place.name} within {self._timeout:g} s; is it stuck?")
+            waiting, self._waiting = self._waiting, []
+            for ticket, asked, due in waiting:
+                if ticket in results:
+                    self._replies.append(self._reply(results[ticket], asked, due))
+                else:
+                    self._waiting.append((ticket, asked, due))
+
+    def _reply(self, result: Result, asked: float, due: float | None) -> Reply:
+        if result.error is not None:
+            due = asked
+        elif due is None:
+            seconds = result.seconds
+            if self._profile is not None and result.answer is not None:
+                seconds = sum(self._profile.sample(self._rng) for _ in range(max(result.answer.considered, 1)))
+            begun = max(asked, self._busy_until)
+            due = begun + seconds if self._charged else asked
+            self._busy_until = due
+        latency = result.seconds if not self._charged else due - asked
+        return Reply(
+            ticket=result.ticket,
+            latency=latency,
+            computed=result.seconds if self._profile is None else due - asked,
+            due=due,
+            answer=result.answer,
+            error=result.error,
+        )
 
 
-class ThreadedInference:
-    """Runs the policy in a thread, for the wall clock. Questions wait in a mailbox of one: the newest wins.
+class Live:
+    """On the wall clock: an answer is due when it comes."""
 
-    Use it as a context manager or close it; it can serve many episodes, one after the other.
-    """
-
-    def __init__(self, policy: Policy[Any], clock: Clock, *, timeout: float = 5.0) -> None:
-        if not timeout > 0:
-            raise ContractError("inference.timeout", f"expected seconds above 0, got {timeout}")
-        self._policy = policy
+    def __init__(self, place: Place, clock: Clock) -> None:
+        if place.name == "here":
+            raise ContractError("inference", "here, every tick would wait for the module: use a thread or a process")
+        self._place = place
         self._clock = clock
-        self._timeout = timeout
-        self._estimate = LatencyEstimate()
-        self._changed = threading.Condition()
-        self._mail: tuple[Request, float] | None = None
-        self._replies: list[Reply] = []
-        self._episode: tuple[int, str, int] = (0, "", 0)  # how many were started, instruction, seed
-        self._closing = False
-        self.superseded = 0
-        self._thread = threading.Thread(target=self._work, name="actloop-inference", daemon=True)
-        self._thread.start()
+        self._asked: dict[Ticket, float] = {}
 
     @property
     def name(self) -> str:
         return MEASURED
 
-    def start(self, episode: int, instruction: str, *, seed: int) -> None:
-        """Begin an episode; a question of the last one that is still unanswered will be answered for that one."""
-        with self._changed:
-            self._episode = (self._episode[0] + 1, instruction, seed)
-            self._mail = None
+    @property
+    def place(self) -> Place:
+        return self._place
 
-    def submit(self, request: Request, now: float) -> None:
-        """Leave a question; one that no one has started on is superseded."""
-        with self._changed:
-            if self._closing:
-                raise ContractError("inference", "is closed; make a new one")
-            self.superseded += self._mail is not None
-            self._mail = (request, now)
-            self._changed.notify()
+    @property
+    def declared(self) -> LatencyProfile | None:
+        return None
+
+    def start(self, instruction: str, *, seed: int) -> None:
+        self._asked.clear()
+        self._place.start(instruction, seed=seed)
+
+    def submit(self, question: Question, now: float) -> None:
+        self._asked[question.ticket] = now
+        self._place.submit(question)
 
     def poll(self, now: float) -> list[Reply]:
         """Replies that have come since the last poll, in order."""
-        with self._changed:
-            ready, self._replies = self._replies, []
-        return ready
-
-    def latency_quantile(self, q: float) -> float | None:
-        with self._changed:
-            return self._estimate.quantile(q)
+        replies = []
+        for result in self._place.collect(0.0):
+            due = self._clock.now()
+            asked = self._asked.pop(result.ticket, None)
+            latency = result.seconds if asked is None else due - asked
+            replies.append(
+                Reply(
+                    ticket=result.ticket,
+                    latency=latency,
+                    computed=result.seconds,
+                    due=due,
+                    answer=result.answer,
+                    error=result.error,
+                )
+            )
+        return replies
 
     def close(self) -> bool:
-        """Stop the thread; False when the policy did not return within the timeout and the thread was left behind."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(self._timeout)
-        return not self._thread.is_alive()
-
-    def __enter__(self) -> "ThreadedInference":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _work(self) -> None:
-        begun: tuple[int, str, int] | None = None
-        session: Any = None
-        while (job := self._next()) is not None:
-            request, asked, episode = job
-            prediction = error = None
-            try:
-                if episode != begun:
-                    session, begun = self._policy.start(episode[1], seed=episode[2]), episode
-                session, prediction = self._policy.predict(session, request.observation, imagine=request.imagine)
-            except BaseException as raised:  # a thread that dies in silence would leave the robot holding for ever
-                error = raised
-            due = self._clock.now()
-            reply = Reply(ticket=request.ticket, latency=due - asked, due=due, prediction=prediction, error=error)
-            with self._changed:
-                self._estimate.add(reply.latency)
-                self._replies.append(reply)
-
-    def _next(self) -> tuple[Request, float, tuple[int, str, int]] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._mail is not None)
-            if self._closing or self._mail is None:
-                return None
-            (request, asked), self._mail = self._mail, None
-            return request, asked, self._episode
+        return self._place.close()

@@ -39,7 +39,6 @@ class Question:
         committed: what the robot does meanwhile (action, foresight).
         candidates: chunks to choose among (foresight).
         evidence: what to check (check).
-        prompt: what to ask about the images (semantic).
     """
 
     ticket: Ticket
@@ -51,19 +50,19 @@ class Question:
     committed: Committed | None = None
     candidates: int = 1
     evidence: Evidence | None = None
-    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a layer says: a prediction (action, foresight), readings (check) or a text (semantic).
 
-    `considered` counts the candidates that were weighed before the time was up, and `values` are theirs.
+    `text` is the instruction from now on, `done` whether the task is; None where it was not asked. `considered` counts the candidates that were weighed before the time was up, and `values` are theirs.
     """
 
     prediction: Prediction | None = None
     readings: tuple[Reading, ...] = ()
     text: str = ""
+    done: bool | None = None
     considered: int = 0
     values: tuple[float, ...] = ()
 

@@ -18,16 +18,27 @@ class EpisodeResult:
         latency: name of the latency profile; `measured` where calls were timed.
         period: seconds between ticks.
         horizon: actions in a chunk of this policy.
-        ticks: commands sent, one per tick: `executed + held_starved + held_late`.
+        ticks: commands sent, one per tick: `executed + held`.
         executed: ticks that had a fresh action.
         held_starved: ticks held before the first chunk came.
         held_late: ticks held later, because a plan was spent before the next one came.
-        calls: times the model was asked.
-        latencies: of every reply, accepted or not, in the order of arrival.
+        held_stale: ticks held because the plan rested on too old an observation.
+        held_told: ticks held because the ladder said so.
+        calls: times a chunk was asked for.
+        asked: questions by layer.
+        computed: seconds of computing by layer.
+        refused: questions that were not put, by layer, for want of budget or time.
+        timed_out: questions that were given up, by layer.
+        superseded: questions that a newer one replaced before anybody had started on them.
+        overdue: answers that came after their deadline.
+        alarms: looks on which a check was over its threshold.
+        rungs: of the ladder, how often each was taken.
+        modified: ticks in which limits changed the command, by reason.
+        latencies: of every chunk, accepted or not, in the order of arrival.
         ages: of the observation behind each executed action, at the time of the action.
         delays: per accepted reply, ticks from its observation to its first use.
         skipped: per accepted reply, actions of the chunk that were overtaken.
-        dropped: replies that came too late to be used, by reason.
+        dropped: chunks that came too late to be used, by reason.
         lateness: of each tick on the wall clock against its grid; empty on the virtual clock, which is never late.
         missed: places of the grid that no command was sent in, because the process was stopped for that long.
         infeasible: why this latency cannot feed the robot without pauses; empty where it can.
@@ -48,11 +59,22 @@ class EpisodeResult:
     executed: int = 0
     held_starved: int = 0
     held_late: int = 0
+    held_stale: int = 0
+    held_told: int = 0
     calls: int = 0
+    asked: Mapping[str, int] = field(default_factory=dict)
+    computed: Mapping[str, float] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    timed_out: Mapping[str, int] = field(default_factory=dict)
+    superseded: int = 0
+    overdue: int = 0
+    alarms: int = 0
+    rungs: Mapping[str, int] = field(default_factory=dict)
+    modified: Mapping[str, int] = field(default_factory=dict)
     latencies: tuple[float, ...] = ()
     ages: tuple[float, ...] = ()
     delays: tuple[int, ...] = ()
-    skipped: tuple[int, ...] = ()
+    skipped: tuple[float, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
     lateness: tuple[float, ...] = ()
     missed: int = 0
@@ -68,7 +90,7 @@ class EpisodeResult:
     @property
     def held(self) -> int:
         """Ticks without a fresh action."""
-        return self.held_starved + self.held_late
+        return self.held_starved + self.held_late + self.held_stale + self.held_told
 
     @property
     def crashed(self) -> bool:

@@ -6,33 +6,37 @@
     executed    a        b         |        two fresh actions since the observation: skip chunk[0], chunk[1]
     command     old[i]   old[i+1]  chunk[2] chunk[3]
 
-Every tick calls `command` once and then `sent` once. What was overtaken is counted, never estimated.
+Every tick calls `command` once and then `sent` once. What was overtaken is counted, never estimated: as progress along
+the plan, a whole action per tick at full pace, less where the governor or the loop slowed the robot down.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from actloop.contracts import Action, ActionChunk, Embodiment, Observation
+from actloop.contracts import Action, ActionChunk, Committed, Embodiment, Observation
 from actloop.errors import ContractError
+from actloop.loop.governor import Governor, Limits
+from actloop.loop.joining import Join, Motion, continued, ensembled
+from actloop.loop.path import Kinds, Path
+from actloop.loop.questions import Layer, Ticket
 
 STARVED = "starved"  # held, no chunk has come yet
 LATE = "late"  # held, the plan is spent
+STALE = "stale"  # held, the plan rests on too old an observation
+TOLD = "told"  # held, because the loop said so
+HOLDS = (STARVED, LATE, STALE, TOLD)
+NEARLY = 1e-9  # of an action: progress sums floats
+
+Residual = Callable[[Observation, Action, int], Action]
+"""`residual(obs, action, index)`: what to add to the action of this tick, in action units (as A2C2, 2509.23224)."""
 
 
 class InfeasibleError(ContractError):
     """A model this slow cannot feed a robot this fast with chunks this short."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """Which question a reply answers: its episode, its number in the episode, the tick of its observation."""
-
-    episode: int
-    plan: int
-    tick: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,36 +50,47 @@ class Delivery:
     accepted: bool
     reason: str
     delay: int
-    skipped: int = 0
+    skipped: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to send at a tick. With a `hold` reason there was no fresh action, and plan, anchor and index are -1."""
+    """What to send at a tick.
+
+    `wanted` is what the chunk itself has for this tick, `action` what joining, pace and limits made of it, and
+    `reasons` why they differ. With a `hold` reason there was no fresh action, and plan, anchor and index are -1.
+    """
 
     action: Action
+    wanted: Action
     plan: int = -1
     anchor: int = -1
     index: int = -1
     hold: str = ""
+    pace: float = 1.0
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Mark:
     """The odometer at the time of a question."""
 
-    executed: int
+    progress: float
     moved: Float[np.ndarray, "action"]
+    place: int  # on the grid, with the places that were missed
 
 
 @dataclass(slots=True)
 class _Plan:
     ticket: Ticket
-    actions: Float[np.ndarray, "horizon action"]
-    begun: int  # the executed count at the anchor
-    index: int  # of the next action
-    owed: Float[np.ndarray, "action"]  # delta parts: still to be made up, in action units
-    spread: int  # ticks left to make it up in
+    raw: Float[np.ndarray, "horizon action"]  # as the policy gave it
+    begun: float  # progress of the episode at the anchor
+    place: int  # of the anchor on the grid
+    path: Path  # the rest of it, as it is to be sent
+    first: int  # path.actions[0] is raw[first]
+    at: float  # progress along the path
+    end: float  # where the path may be followed to
+    done: Float[np.ndarray, "action"]  # delta parts: where the commands since the join have led, on the path
 
 
 class Schedule:
@@ -85,33 +100,50 @@ class Schedule:
     earlier where it would be spent before the answer is expected. One question is open at a time.
 
     Deltas are integrated from the pose at the anchor. Where the old plan moved otherwise, while the model thought,
-    than the new one had meant to, the difference is made up over the next `correction_ticks` actions, within the
-    limits of the action space; 0 switches that off.
+    than the new one had meant to, the difference is made up as `join` says, within the limits of the action space.
+
+    Args:
+        max_age: ticks from its observation after which an action is not executed any more; 0 for no limit.
+        limits: of the motion; none when None. Actions never leave the action space.
+        residual: corrects each action with the newest observation, before the governor; it must be quick.
 
     Raises:
-        ContractError: `execute_horizon` or `correction_ticks` is out of range.
+        ContractError: `execute_horizon` or `max_age` is out of range.
     """
 
     _tick: int  # whose turn it is
+    _missed: int  # places of the grid that were left empty
     _plans: int  # questions asked so far
-    _executed: int  # fresh actions sent so far
-    _moved: Float[np.ndarray, "action"]  # their sum
+    _executed: int  # ticks with a fresh action so far
+    _progress: float  # actions executed so far
+    _moved: Float[np.ndarray, "action"]  # the sum of what was sent
     _marks: dict[int, _Mark]  # of the questions whose answer is still welcome
     _open: Ticket | None
     _plan: _Plan | None
+    _older: list[_Plan]  # that a newer one replaced, for the ensemble
     _pending: Command | None  # handed out, not yet reported sent
-    _last: Action | None  # sent
+    _last: tuple[Action, ...]  # sent, newest first
 
-    def __init__(self, embodiment: Embodiment, *, execute_horizon: int = 8, correction_ticks: int = 4) -> None:
-        if execute_horizon < 1:
-            raise ContractError("execute_horizon", f"expected at least 1 action, got {execute_horizon}")
-        if correction_ticks < 0:
-            raise ContractError("correction_ticks", f"expected at least 0 ticks, got {correction_ticks}")
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        *,
+        execute_horizon: int = 8,
+        join: Join | None = None,
+        max_age: int = 0,
+        limits: Limits | None = None,
+        residual: Residual | None = None,
+    ) -> None:
+        for name, value, least in (("execute_horizon", execute_horizon, 1), ("max_age", max_age, 0)):
+            if value < least:
+                raise ContractError(name, f"expected at least {least}, got {value}")
         self._body = embodiment
+        self._kinds = Kinds.of(embodiment)
         self._execute_horizon = execute_horizon
-        self._correction_ticks = correction_ticks
-        self._low, self._high = embodiment.action.low, embodiment.action.high
-        self._delta = np.array([part.kind == "delta" for part in embodiment.action.parts for _ in part.low])
+        self._join = join or Join()
+        self._max_age = max_age
+        self._residual = residual
+        self._governor = Governor(embodiment, limits or Limits.none())
         self._episode = -1
         self._forget()
 
@@ -120,44 +152,60 @@ class Schedule:
         self._episode = episode
         self._forget()
 
-    def why_ask(self, expected_delay: int = 0) -> str:
+    # asking
+
+    def why_ask(self, expected_delay: int = 0, *, run_on: bool = False) -> str:
         """Why to ask for a chunk now, or empty.
 
-        `first`, `executed` (the execute horizon), `spending` (the plan will run out within `expected_delay` ticks) or
-        `spent`.
+        `first`, `executed` (the execute horizon; not where the robot may `run_on` to the end of the plan), `spending`
+        (the plan will run out within `expected_delay` ticks) or `spent`.
         """
         if self._open is not None:
             return ""
-        plan = self._plan
-        if plan is None:
+        if self._plan is None:
             return "first"
-        left = len(plan.actions) - plan.index
-        if not left:
+        left = self.left
+        if left <= NEARLY or self._stale():
             return "spent"
-        if self._executed - plan.begun >= self._execute_horizon:
+        if not run_on and self._progress - self._plan.begun >= self._execute_horizon - NEARLY:
             return "executed"
-        return "spending" if left <= expected_delay else ""
+        return "spending" if left <= expected_delay + NEARLY else ""
 
-    def ask(self, tick: int) -> Ticket:
+    def ask(self, tick: int, layer: Layer = "action") -> Ticket:
         """Open a question on the observation of `tick`, before that tick's command. An open one stays answerable.
 
         Raises:
             ContractError: it is not the turn of `tick`.
         """
         self._expect(tick, "ask")
-        ticket = Ticket(episode=self._episode, plan=self._plans, tick=tick)
+        ticket = Ticket(episode=self._episode, plan=self._plans, tick=tick, layer=layer)
         self._plans += 1
-        self._marks[ticket.plan] = _Mark(self._executed, self._moved.copy())
+        self._marks[ticket.plan] = _Mark(self._progress, self._moved.copy(), tick + self._missed)
         self._open = ticket
         return ticket
+
+    def committed(self, delay: int) -> Committed | None:
+        """What the plan has from now on, of which the next `delay` actions will be executed meanwhile; None if spent."""
+        plan = self._plan
+        if plan is None or self.left < 1 or self._stale():
+            return None
+        rest = np.stack([plan.path.action(at, 1.0) for at in np.arange(plan.at, plan.end - 1 + NEARLY)])
+        return Committed(actions=rest, fixed=min(delay, len(rest)))
 
     def give_up(self) -> None:
         """Give up every open question: late answers to them will be dropped, and a new one may be asked."""
         self._marks.clear()
         self._open = None
 
+    def failed(self, ticket: Ticket) -> None:
+        """No answer will come to `ticket`; another may be asked."""
+        if self._open == ticket or ticket.layer in ("action", "foresight"):
+            self._marks.pop(ticket.plan, None)
+        if self._open == ticket:
+            self._open = None
+
     def deliver(self, ticket: Ticket, chunk: ActionChunk, tick: int) -> Delivery:
-        """Take the answer to `ticket`, before the command of `tick`, and replace the plan by it.
+        """Take the answer to `ticket`, before the command of `tick`, and join the plan to it.
 
         Raises:
             ContractError: the chunk's shape, period, anchor or numbers are not what the body declares.
@@ -169,24 +217,21 @@ class Schedule:
             self._open = None
         if reason:
             return Delivery(accepted=False, reason=reason, delay=delay)
-        actions = self._checked(chunk, ticket.tick)
+        raw = self._checked(chunk, ticket.tick)
         mark = self._marks[ticket.plan]
         self._marks = {plan: kept for plan, kept in self._marks.items() if plan > ticket.plan}
-        skipped = min(self._executed - mark.executed, len(actions))
-        self._plan = _Plan(
-            ticket=ticket,
-            actions=actions,
-            begun=mark.executed,
-            index=skipped,
-            owed=self._owed(actions[:skipped], mark),
-            spread=self._correction_ticks,
-        )
+        skipped = min(self._progress - mark.progress, float(len(raw)))
+        if abs(skipped - round(skipped)) < NEARLY:
+            skipped = float(round(skipped))
+        self._replace(ticket, raw, mark, skipped)
         return Delivery(accepted=True, reason="", delay=delay, skipped=skipped)
 
-    def command(self, obs: Observation | None, tick: int) -> Command:
+    # acting
+
+    def command(self, obs: Observation | None, tick: int, *, pace: float = 1.0, hold: bool = False) -> Command:
         """The command of `tick`: the next fresh action, or the body's own hold.
 
-        `obs` is needed only while `needs_observation`.
+        `obs` is needed only while `needs_observation`. `pace` below 1 follows the plan slower, `hold` not at all.
 
         Raises:
             ContractError: it is not the turn of `tick`, or a first hold came without an observation.
@@ -194,16 +239,30 @@ class Schedule:
         self._expect(tick, "command")
         if self._pending is not None:
             raise ContractError("schedule.command", f"tick {tick} already has one; report it with sent() first")
-        plan = self._plan
-        if plan is None or plan.index >= len(plan.actions):
-            self._pending = Command(action=self._hold(obs, tick), hold=STARVED if plan is None else LATE)
-        else:
+        plan, why = self._plan, self._why_hold(told=hold)
+        state = None if obs is None else obs.state
+        if why or plan is None:
+            held = self._hold(obs, tick)
+            governed = self._governor.govern(None, 0.0, hold=held, state=state)
             self._pending = Command(
-                action=self._corrected(plan),
-                plan=plan.ticket.plan,
-                anchor=plan.ticket.tick,
-                index=plan.index,
+                action=governed.action, wanted=held, hold=why, pace=0.0, reasons=governed.reasons
             )
+            return self._pending
+        pace = min(pace, plan.end - plan.at)
+        if pace > 1 - NEARLY:
+            pace = 1.0
+        index = min(math.ceil(plan.at + pace - NEARLY) - 1, len(plan.path) - 1)
+        correction = self._correction(plan, obs, index)
+        governed = self._governor.govern(plan.path, plan.at, pace=pace, state=state, correction=correction)
+        self._pending = Command(
+            action=governed.action,
+            wanted=plan.raw[plan.first + index],
+            plan=plan.ticket.plan,
+            anchor=plan.ticket.tick,
+            index=plan.first + index,
+            pace=governed.pace,
+            reasons=governed.reasons,
+        )
         return self._pending
 
     def sent(self, action: Action) -> None:
@@ -216,15 +275,30 @@ class Schedule:
         if command is None:
             raise ContractError("schedule.sent", f"tick {self._tick} has no command yet")
         self._body.action.check(action, f"tick {self._tick}: sent action")
+        self._governor.sent(action)
         if not command.hold and self._plan is not None:
             plan = self._plan
-            plan.owed -= np.where(self._delta, command.action - plan.actions[plan.index], 0.0)
-            plan.spread = max(plan.spread - 1, 0)
-            plan.index += 1
+            plan.at += command.pace
+            if abs(plan.at - round(plan.at)) < NEARLY:
+                plan.at = float(round(plan.at))
+            plan.done += command.action
             self._executed += 1
-            self._moved += action
-        self._last, self._pending = action, None
+            self._progress += command.pace
+        self._moved += action
+        self._last = (action, *self._last[:2])
+        self._pending = None
         self._tick += 1
+
+    def cut(self, keep: float = 0.0) -> None:
+        """Drop what the plan has beyond the next `keep` actions."""
+        if self._plan is not None:
+            self._plan.end = min(self._plan.end, self._plan.at + max(keep, 0.0))
+
+    def miss(self, places: int) -> None:
+        """Report places of the grid that passed without a tick: what the plan rests on is that much older."""
+        self._missed += places
+
+    # what it knows
 
     @property
     def tick(self) -> int:
@@ -233,19 +307,48 @@ class Schedule:
 
     @property
     def executed(self) -> int:
-        """Fresh actions sent in this episode."""
+        """Ticks with a fresh action in this episode."""
         return self._executed
 
     @property
+    def left(self) -> float:
+        """Actions that the plan still has."""
+        return 0.0 if self._plan is None else max(self._plan.end - self._plan.at, 0.0)
+
+    @property
+    def plan(self) -> Ticket | None:
+        """Whose answer is the plan in force."""
+        return None if self._plan is None else self._plan.ticket
+
+    @property
+    def since_anchor(self) -> float:
+        """Actions executed since the anchor of the plan in force."""
+        return 0.0 if self._plan is None else self._progress - self._plan.begun
+
+    @property
+    def overtaken(self) -> tuple[Ticket, float] | None:
+        """The plan before the present one, and how much later its own anchor the present one's is, in actions."""
+        if self._plan is None or not self._older:
+            return None
+        return self._older[-1].ticket, self._plan.begun - self._older[-1].begun
+
+    @property
+    def open(self) -> Ticket | None:
+        """The question that waits for its answer."""
+        return self._open
+
+    @property
     def needs_observation(self) -> bool:
-        """Whether the next command may be a hold at the measured pose, because nothing was sent yet."""
-        return self._last is None
+        """Whether the next command needs one: it may be a hold at the measured pose, or a residual looks at it."""
+        return not self._last or self._residual is not None
 
     def _forget(self) -> None:
-        self._tick = self._plans = self._executed = 0
+        self._tick = self._missed = self._plans = self._executed = 0
+        self._progress = 0.0
         self._moved = np.zeros(self._body.action.size)
-        self._marks = {}
-        self._open = self._plan = self._pending = self._last = None
+        self._marks, self._older, self._last = {}, [], ()
+        self._open = self._plan = self._pending = None
+        self._governor.reset()
 
     def _expect(self, tick: int, what: str) -> None:
         if tick != self._tick:
@@ -270,27 +373,67 @@ class Schedule:
         self._body.action.check(chunk.actions, f"{path}.actions")
         return chunk.actions.astype(np.float32)
 
-    def _owed(self, overtaken: Float[np.ndarray, "skipped action"], mark: _Mark) -> Float[np.ndarray, "action"]:
-        """What the overtaken deltas would have moved, less what was moved instead."""
-        if not self._correction_ticks:
-            return np.zeros(self._body.action.size)
-        meant = self._body.action.clip(overtaken).sum(axis=0, dtype=np.float64)
-        return np.where(self._delta, meant - (self._moved - mark.moved), 0.0)
+    def _replace(self, ticket: Ticket, raw: Float[np.ndarray, "horizon action"], mark: _Mark, at: float) -> None:
+        """Put the plan of `raw` in force, from progress `at` on."""
+        kinds = self._kinds
+        meant = np.where(kinds.delta, self._body.action.clip(raw), raw)
+        if self._plan is not None:
+            self._older = [*self._older, self._plan][-8:]
+        if self._join.how == "ensemble":
+            chunks = [(mark.progress - old.begun, np.where(kinds.delta, self._body.action.clip(old.raw), old.raw))
+                      for old in self._older if mark.progress - old.begun < len(old.raw)]
+            meant = ensembled([*chunks, (0.0, meant)], kinds, self._join.decay)
+        whole = Path(meant, np.zeros(self._body.action.size, np.float32), kinds)
+        owed = np.where(kinds.delta, whole.point(at) - (self._moved - mark.moved), 0.0)
+        rest = continued(meant, at, Motion(self._last, owed), kinds, self._join)
+        first = int(at)
+        path = Path(rest, self._origin(rest, at - first), kinds) if len(rest) else whole
+        self._plan = _Plan(
+            ticket=ticket,
+            raw=raw,
+            begun=mark.progress,
+            place=mark.place,
+            path=path,
+            first=first if len(rest) else 0,
+            at=at - first if len(rest) else at,
+            end=float(len(rest) or len(raw)),
+            done=path.point(at - first if len(rest) else at).copy(),
+        )
 
-    def _corrected(self, plan: _Plan) -> Action:
-        wanted = plan.actions[plan.index]
-        share = plan.owed / max(plan.spread, 1)
-        # An action that is itself beyond the limits is the governor's affair: here it is only not made worse.
-        low, high = np.minimum(self._low, wanted), np.maximum(self._high, wanted)
-        action: Action = np.where(self._delta, np.clip(wanted + share, low, high), wanted).astype(np.float32)
-        return action
+    def _origin(self, rest: Float[np.ndarray, "rest action"], part: float) -> Action:
+        """Where the path begins, so that it passes through what was sent last at progress `part` of its first step."""
+        last = self._last[0] if self._last else rest[0]
+        origin: Action = last if part == 0.0 else (last - part * rest[0]) / (1.0 - part)
+        return origin
+
+    def _correction(self, plan: _Plan, obs: Observation | None, index: int) -> Action | None:
+        """What deltas are behind the path, where limits cut them, and what a residual adds."""
+        behind = np.where(self._kinds.delta, plan.path.point(plan.at) - plan.done, 0.0)
+        correction = np.where(np.abs(behind) > NEARLY, behind, 0.0)
+        if self._residual is not None and obs is not None:
+            correction = correction + self._residual(obs, plan.path.actions[index], plan.first + index)
+            self._body.action.check(correction, f"tick {self._tick}: residual")
+        return correction.astype(np.float32) if correction.any() else None
+
+    def _stale(self) -> bool:
+        plan = self._plan
+        return bool(self._max_age and plan and self._tick + self._missed - plan.place >= self._max_age)
+
+    def _why_hold(self, *, told: bool) -> str:
+        if self._plan is None:
+            return STARVED
+        if self.left <= NEARLY:
+            return LATE
+        if self._stale():
+            return STALE
+        return TOLD if told else ""
 
     def _hold(self, obs: Observation | None, tick: int) -> Action:
-        if self._last is not None:
+        if self._last:
             obs = obs or Observation(images={}, state=np.zeros(self._body.state.size, np.float32), tick=tick, time=0.0)
         if obs is None:
             raise ContractError("schedule.command", f"tick {tick}: nothing was sent yet; holding needs an observation")
-        return self._body.hold(obs, self._last)
+        return self._body.hold(obs, self._last[0] if self._last else None)
 
 
 def delay_in_ticks(latency: float, period: float) -> int:
@@ -310,4 +453,22 @@ def infeasibility(*, latency: float, period: float, horizon: int) -> str:
     return (
         f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz) and need chunks of at least "
         f"{2 * delay} actions, the policy gives {horizon}: take longer chunks, a faster model or a lower control rate"
+    )
+
+
+def conflict(*, latency: float, period: float, horizon: int, execute_horizon: int) -> str:
+    """Why the settings do not fit one another, or empty.
+
+    With `execute_horizon` actions run between questions and a delay of d ticks, real-time chunking needs
+    d <= horizon - execute_horizon (2506.07339): else the plan is spent before the answer comes.
+    """
+    if why := infeasibility(latency=latency, period=period, horizon=horizon):
+        return why
+    delay = delay_in_ticks(latency, period)
+    if delay <= horizon - execute_horizon:
+        return ""
+    return (
+        f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz), but {execute_horizon} actions "
+        f"are executed of chunks of {horizon}, which leaves {horizon - execute_horizon}: execute at most "
+        f"{horizon - delay}, take longer chunks, a faster model or a lower control rate"
     )

@@ -6,7 +6,7 @@ Observation --codec, normalise, words--> Batch --network--> actions, latents --d
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from actloop.actions.grippers import gripper_convention
 from actloop.actions.normalizers import Normalizer
-from actloop.contracts import ActionChunk, Embodiment, Future, Observation, Prediction
+from actloop.contracts import ActionChunk, Committed, Embodiment, Future, Observation, Prediction
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.codec import Codec
-from actloop.models.fastwam import FastWAM, Noise, Prompt, Seen
+from actloop.models.fastwam import CONTINUATIONS, Continuation, FastWAM, Leftover, Noise, Prompt, Seen, leftover
 from actloop.models.fastwam.compiled import CompiledFastWAM
 from actloop.models.text import Instructions
 from actloop.models.views import Mosaic
@@ -75,6 +75,7 @@ class FastWAMPolicy:
         self.state_normalizer = state
         self.action_normalizer = action
         self.mode = MODES[0] if self.model.variant.imagined_share < 1 else ""
+        self.continuation: Continuation = "trained" if self.committed_max else "prefix"
         self._runner: FastWAM | CompiledFastWAM = self.model
         self._embodiment = embodiment
         self._prompts: dict[str, Prompt] = {}
@@ -101,19 +102,36 @@ class FastWAMPolicy:
         """Whether it imagines the consequences of any chunk, not only of its own behaviour."""
         return self.model.variant.video_sees_actions
 
+    @property
+    def committed_max(self) -> int:
+        """Up to how many committed actions it was trained to continue; 0 where it never was."""
+        return self.model.config.committed_max
+
     def set_mode(self, mode: str) -> None:
-        """Act on an imagined future (`idm`) or without one (`first-frame`), where the variant learned both.
+        """How to act, as names joined by `+`.
+
+        One of `idm`, on an imagined future, and `first-frame`, without one, where the variant learned both; and how to
+        continue committed actions: `prefix`, `guided`, `guided-identity` or `trained` (fastwam/continuation.py).
 
         Raises:
             UnknownNameError: no such mode.
-            ContractError: the variant acts in one way only.
+            ContractError: the variant acts in one way only, or was not trained to continue; nothing is changed then.
         """
-        if mode not in MODES:
-            raise UnknownNameError("mode", mode, MODES)
-        if not self.mode:
-            reason = f"variant {self.model.variant.name!r} acts in one way; only 'optional-idm' has modes"
-            raise ContractError("mode", reason)
-        self.mode = mode
+        chosen, continuation = self.mode, self.continuation
+        for name in mode.split("+"):
+            if name in MODES:
+                if not self.mode:
+                    reason = f"variant {self.model.variant.name!r} acts in one way; only 'optional-idm' has modes"
+                    raise ContractError("mode", reason)
+                chosen = name
+            elif name in CONTINUATIONS:
+                if name == "trained" and not self.committed_max:
+                    known = [other for other in CONTINUATIONS if other != name]
+                    raise ContractError("mode", f"{self.info.name!r} was not trained to continue; it has {known}")
+                continuation = name
+            else:
+                raise UnknownNameError("mode", name, (*MODES, *CONTINUATIONS))
+        self.mode, self.continuation = chosen, continuation
 
     def compile(self) -> "FastWAMPolicy":
         """Act through compiled layers, on CUDA as CUDA graphs: first calls take long, and weights must not change."""
@@ -134,25 +152,20 @@ class FastWAMPolicy:
         session: PolicySession,
         obs: Observation,
         *,
-        committed: ActionChunk | None = None,
+        committed: Committed | None = None,
         imagine: bool = False,
     ) -> tuple[PolicySession, Prediction]:
         """A chunk anchored to `obs`; with `imagine`, also the future (None where it was never trained).
 
-        `committed` holds the first actions of the chunk, in physical units, that can no longer be changed.
+        `committed` is continued in the way that `set_mode` chose.
+
+        Raises:
+            ContractError: the observation or `committed` is not of this body, or leaves nothing to decide.
         """
+        left = self._left(committed)
         seen = self._see(session, obs)
-        prefix = None if committed is None else self._prefix(committed)
-        actions, latents = self._runner.act(
-            seen, self._noise(session, "act"), prefix=prefix, skip_future=self.mode == MODES[1]
-        )
-        physical = self.action_normalizer.denormalize(actions[0].double().cpu().numpy())
-        chunk = ActionChunk(
-            actions=self.gripper.to_body(physical),
-            anchor=obs.tick,
-            period=self.embodiment.period,
-            observed_at=obs.time,
-        )
+        actions, latents = self._act(seen, self._noise(session, "act"), left)
+        chunk = self._chunk(actions[0], obs)
         future = None
         if imagine and self.imagines:
             if latents is None:
@@ -160,6 +173,22 @@ class FastWAMPolicy:
                 latents = self.model.imagine(seen, self._noise(session, "imagine"), actions=given)
             future = self._future(seen, latents, chunk)
         return replace(session, calls=session.calls + 1), Prediction(chunk=chunk, future=future)
+
+    def sample(
+        self, session: PolicySession, obs: Observation, *, count: int, committed: Committed | None = None
+    ) -> tuple[PolicySession, list[ActionChunk]]:
+        """Chunks from `count` noises, in one pass over the observation; the first is what `predict` answers.
+
+        Raises:
+            ContractError: as `predict`, or no chunk is asked for.
+        """
+        if count < 1:
+            raise ContractError("count", f"expected 1 or more, got {count}")
+        left = self._left(committed)
+        seen = self._see(session, obs)
+        noises = [self._noise(session, f"act/{number}" if number else "act") for number in range(count)]
+        actions, _ = self._act(seen, stacked(noises), left)
+        return replace(session, calls=session.calls + 1), [self._chunk(each, obs) for each in actions]
 
     def imagine(self, session: PolicySession, obs: Observation, chunk: ActionChunk) -> Future:
         """What will be seen after `obs`: if `chunk` is executed (variant `action-conditioned`), or else, since video
@@ -182,6 +211,7 @@ class FastWAMPolicy:
             "name": self.info.name,
             "variant": self.model.config.variant,
             **({"mode": self.mode} if self.mode == MODES[1] else {}),
+            "continuation": self.continuation,
             "parameters": parameters,
             "embodiment": self.embodiment.name,
             "digest": self.digest(),
@@ -214,21 +244,33 @@ class FastWAMPolicy:
                 self._prompts.pop(next(iter(self._prompts)))
         return self._prompts[instruction]
 
-    def _prefix(self, committed: ActionChunk) -> Tensor:
-        if committed.horizon >= self.horizon:
-            raise ContractError("committed", f"{committed.horizon} actions leave none of {self.horizon} to decide")
-        return self._normalized(committed, "committed")
+    def _left(self, committed: Committed | None) -> Leftover | None:
+        if committed is None:
+            return None
+        actions = self._normalized(committed.actions, "committed")
+        return leftover(actions, fixed=committed.fixed, horizon=self.horizon, how=self.continuation)
+
+    def _act(self, seen: Seen, noise: Noise, left: Leftover | None) -> tuple[Tensor, Tensor | None]:
+        return self._runner.act(seen, noise, left=left, skip_future=self.mode == MODES[1])
+
+    def _chunk(self, actions: Tensor, obs: Observation) -> ActionChunk:
+        physical = self.action_normalizer.denormalize(actions.double().cpu().numpy())
+        return ActionChunk(
+            actions=self.gripper.to_body(physical),
+            anchor=obs.tick,
+            period=self.embodiment.period,
+            observed_at=obs.time,
+        )
 
     def _given(self, chunk: ActionChunk) -> Tensor:
         if chunk.horizon != self.horizon:
             raise ContractError("chunk", f"expected {self.horizon} actions, as this policy plans, got {chunk.horizon}")
-        return self._normalized(chunk, "chunk")
+        return self._normalized(chunk.actions, "chunk")
 
-    def _normalized(self, chunk: ActionChunk, path: str) -> Tensor:
-        self.embodiment.action.check(chunk.actions, f"{path}.actions")
-        return torch.from_numpy(self.action_normalizer.normalize(self.gripper.to_data(chunk.actions)))[None].to(
-            self.device
-        )
+    def _normalized(self, actions: np.ndarray, path: str) -> Tensor:
+        self.embodiment.action.check(actions, f"{path}.actions")
+        normalized = self.action_normalizer.normalize(self.gripper.to_data(actions))
+        return torch.from_numpy(normalized)[None].to(self.device)
 
     def _future(self, seen: Seen, latents: Tensor, chunk: ActionChunk) -> Future:
         frame = seen.reading.frame  # and no more of it: a future may be kept for long
@@ -250,6 +292,13 @@ class FastWAMPolicy:
         """Fresh noise for every call, the same for the same session: a replay repeats, a replan does not."""
         label = f"{session.seed}/{session.calls}/{purpose}"
         return self.model.noise(1, torch.Generator().manual_seed(zlib.crc32(label.encode())))
+
+
+def stacked(noises: Sequence[Noise]) -> Noise:
+    """Starting points of several samples in one batch."""
+    videos = [noise.video for noise in noises if noise.video is not None]
+    video = torch.cat(videos) if videos else None
+    return Noise(action=torch.cat([noise.action for noise in noises]), video=video)
 
 
 class LazyFrames(Mapping[str, UInt8[np.ndarray, "time height width 3"]]):

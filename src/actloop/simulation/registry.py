@@ -15,6 +15,7 @@ WORLDS: dict[str, str] = {
     "tabletop": "actloop.simulation.tabletop:Tabletop",
     "metaworld": "actloop.simulation.metaworld:MetaWorld",
     "exact": "actloop.simulation.exact:ExactWorld",
+    "robot": "actloop.simulation.robot:open_robot",
 }
 ENTRY_POINTS = "actloop.worlds"
 EXTRAS = {"mujoco": "simulation", "metaworld": "metaworld", "gymnasium": "metaworld", "packaging": "metaworld"}

@@ -12,6 +12,7 @@ import numpy as np
 
 from actloop.contracts import (
     ActionChunk,
+    Committed,
     Demonstrator,
     Disturbable,
     Embodiment,
@@ -101,7 +102,9 @@ def check_policy(
         _, other = policy.predict(policy.start(instruction, seed=1), obs)
         _require(not _same(first, other), "policy.start", "another seed gave the same answer")
     later = replace(obs, tick=obs.tick + 2, time=obs.time + 2 * policy.embodiment.period)
-    _, following = policy.predict(session, later, committed=first.chunk)
+    left = first.chunk.actions[2:]
+    committed = Committed(actions=left, fixed=min(1, len(left), policy.horizon - 1))
+    _, following = policy.predict(session, later, committed=committed)
     _check_chunk(policy.embodiment, policy.horizon, later, following.chunk, "predict(committed=...)")
     if isinstance(policy, WorldActionModel):
         _check_imagination(policy, instruction, obs)

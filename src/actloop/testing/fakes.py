@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from actloop.contracts import Action, ActionChunk, Embodiment, Future, Observation, Prediction
+from actloop.contracts import Action, ActionChunk, Committed, Embodiment, Future, Observation, Prediction
 from actloop.errors import ContractError
 from actloop.loop.events import Event
 
@@ -71,7 +71,7 @@ class CountingPolicy:
         return self.sessions[-1]
 
     def predict(
-        self, session: Count, obs: Observation, *, committed: ActionChunk | None = None, imagine: bool = False
+        self, session: Count, obs: Observation, *, committed: Committed | None = None, imagine: bool = False
     ) -> tuple[Count, Prediction]:
         """The next chunk; with `imagine`, a future that repeats the frame that was seen.
 

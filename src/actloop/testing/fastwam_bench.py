@@ -23,7 +23,6 @@ from actloop.models.codec import PatchCodec
 from actloop.models.fastwam import VARIANTS, FastWAM, FastWAMConfig, Noise, Prompt, Seen
 from actloop.models.fastwam.compiled import CompiledFastWAM, captured
 from actloop.models.fastwam.memory import memory_report, total_bytes
-from actloop.models.fastwam.mixture import mix
 from actloop.models.fastwam.releases import libero, robotwin
 from actloop.models.fastwam.sampling import Acting
 from actloop.models.wan.text import TextConfig, UMT5Encoder
@@ -193,15 +192,13 @@ class _Bench:
         if isinstance(runner, CompiledFastWAM):
             acting = runner.acting(seen, noise)
         else:
-            acting = Acting(self.model, seen, noise, prefix=None, skip_future=False)
+            acting = Acting(self.model, seen, noise, left=None, skip_future=False)
         acting.cache.fill(seen.past)
         acting.actions.start()
 
         @torch.no_grad()
         def step() -> None:
-            stream = acting.actions.stream(0, acting.sees)
-            mix({"action": stream}, cache=acting.cache)
-            acting.actions.advance(0, stream.x)
+            acting.actions.step(0, acting.cache, acting.sees)
 
         graphed = isinstance(runner, CompiledFastWAM) and self.device.type == "cuda"
         return captured(step) if graphed else step

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, LoraModel
 
 # May differ from the weights that a training starts from.
-FREE = ("variant", "denoising_steps", "imagination_steps", "action_samples")
+FREE = ("variant", "denoising_steps", "imagination_steps", "action_samples", "committed_max")
 WHOLE = ("proprio_encoder", "action_encoder", "action.head")  # small, and what a robot's dimensions go through
 ADAPTER = "default"  # peft's own name for an only adapter
 WEIGHTS, PEFT_PREFIX = "adapter_model.safetensors", "base_model.model."

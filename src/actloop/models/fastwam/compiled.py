@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from actloop.models.fastwam.continuation import Leftover
 from actloop.models.fastwam.experts import Layer, Modulation
 from actloop.models.fastwam.mixture import mix
 from actloop.models.fastwam.model import FastWAM, Prompt
@@ -51,24 +52,27 @@ class CompiledFastWAM:
         seen: Seen,
         noise: Noise,
         *,
-        prefix: Float[Tensor, "batch done action"] | None = None,
+        left: Leftover | None = None,
         skip_future: bool = False,
     ) -> tuple[Float[Tensor, "batch horizon action"], Tensor | None]:
-        """As `FastWAM.act`.
+        """As `FastWAM.act`; continued by gradients ("guided"), it is the uncompiled network that acts.
 
         Raises:
             ContractError: see there.
         """
 
-        def made(inputs: tuple[Seen, Noise, Tensor | None]) -> Callable[[], tuple[Tensor, Tensor | None]]:
-            seen, noise, prefix = inputs
-            return self.acting(seen, noise, prefix=prefix, skip_future=skip_future).run
+        def made(inputs: tuple[Seen, Noise, Leftover | None]) -> Callable[[], tuple[Tensor, Tensor | None]]:
+            seen, noise, left = inputs
+            return self.acting(seen, noise, left=left, skip_future=skip_future).run
 
-        return self._run(("act", skip_future, self.model.variant.name), made, (seen, noise, prefix))
+        how = None if left is None else left.how
+        if how == "guided":
+            return self.model.act(seen, noise, left=left, skip_future=skip_future)
+        return self._run(("act", skip_future, self.model.variant.name, how), made, (seen, noise, left))
 
-    def acting(self, seen: Seen, noise: Noise, *, prefix: Tensor | None = None, skip_future: bool = False) -> Acting:
+    def acting(self, seen: Seen, noise: Noise, *, left: Leftover | None = None, skip_future: bool = False) -> Acting:
         """The sampler over compiled layers, not yet in a graph."""
-        acting = Acting(self.model, seen, noise, prefix=prefix, skip_future=skip_future)
+        acting = Acting(self.model, seen, noise, left=left, skip_future=skip_future)
         acting.actions.layers = compiled(acting.actions.layers)
         if acting.future is not None:
             acting.future.layers = compiled(acting.future.layers)

@@ -65,8 +65,9 @@ class FastWAMConfig:
     keypoints per camera (`cameras` lie side by side in the picture), `vocabulary` > 0 learned word embeddings (0: the
     context comes from a frozen text encoder). `predicts_change`: the video head gives the change against the first
     frame, from which the velocity follows, instead of the velocity itself. `action_samples` is the number of noise
-    draws per observation in training. The two shifts are those of training and of sampling, unless video
-    has another one to sample with (`video_sampling_shift`; 0: the same). `imagination_steps`: the
+    draws per observation in training. `committed_max` > 0 trains chunks that continue up to so many actions that
+    are given to them (real-time chunking; continuation.py). The two shifts are those of training and of sampling,
+    unless video has another one to sample with (`video_sampling_shift`; 0: the same). `imagination_steps`: the
     steps of a future that nothing acts on; one gives the expected frame, more give a sample of what may come.
     """
 
@@ -97,6 +98,7 @@ class FastWAMConfig:
     action_shift: float = 5.0
     bell_weighting: bool = False
     action_samples: int = 1
+    committed_max: int = 0
     denoising_steps: int = 4
     imagination_steps: int = 1
 
@@ -111,6 +113,12 @@ class FastWAMConfig:
             raise ContractError("cameras", f"{self.cameras} do not divide {self.latent_width} latent columns")
         if self.latent_height % 2 or self.latent_width % 2:
             raise ContractError("latents", f"must tile into 2 x 2, got {self.latent_height} x {self.latent_width}")
+        if not 0 <= self.committed_max < self.horizon:
+            raise ContractError(
+                "committed_max",
+                f"expected 0 to {self.horizon - 1}, so that one of {self.horizon} actions is left to "
+                f"decide; got {self.committed_max}",
+            )
         if not self.future_offsets or any(b <= a for a, b in itertools.pairwise((0, *self.future_offsets))):
             raise ContractError("future_offsets", f"expected rising ticks from 1 on, got {self.future_offsets}")
 

@@ -1,6 +1,6 @@
 """The two transformers of the mixture: their blocks, embeddings and heads. Who attends to whom is decided outside."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -133,6 +133,17 @@ class Layer(NamedTuple):
         normed = modulated(x, modulation.shift2, modulation.scale2, self.eps)
         hidden = functional.gelu(linear(normed, self.up), approximate="tanh")
         return torch.addcmul(x, modulation.gate2, linear(hidden, self.down))
+
+
+def detached(layer: Layer) -> Layer:
+    """The same without gradients of its own weights; modules in it keep theirs."""
+
+    def without(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return part.detach()
+        return tuple(each.detach() for each in part) if isinstance(part, tuple) else part
+
+    return Layer(*(without(part) for part in layer))
 
 
 def opened(module: nn.Module) -> Linear:

@@ -24,14 +24,15 @@ class Stream:
     """One run of tokens through its expert.
 
     `sees` names the streams that it attends to, in order, itself included; `hidden_from` lists, per stream seen, the
-    samples that must not see it after all. `modulation` is one for all samples, or one each. `context_mask` restricts
+    samples that must not see it after all. `modulation` is one for all samples, or one each,
+    of a sample or of each of its tokens. `context_mask` restricts
     the context per token. Of a stream that is not `needed` only the keys and values are, so it stops in the last layer.
     `layers` are those of the expert, if they were taken before.
     """
 
     expert: Expert
     x: Float[Tensor, "batch tokens hidden"]
-    modulation: Float[Tensor, "times layers 6 hidden"]
+    modulation: Float[Tensor, "times layers 6 hidden"] | Float[Tensor, "times layers 6 tokens hidden"]
     rope: Float[Tensor, "1 tokens dim"]
     context: list[KeyValue]
     sees: tuple[str, ...]
@@ -82,11 +83,32 @@ class Cache:
         return self._views[names][layer]
 
 
+class Joined:
+    """As `Cache`, for use with gradients: nothing is written in place, and what is seen is joined anew."""
+
+    def __init__(self, past: Past, tokens: Mapping[str, int], batch: int) -> None:
+        self._batch = batch
+        self._held: dict[str, dict[int, KeyValue]] = {name: {} for name in {**past, **tokens}}
+
+    def fill(self, past: Past) -> None:
+        """Take what was run before."""
+        for name, pairs in past.items():
+            for layer, pair in enumerate(pairs):
+                self.write(layer, name, pair)
+
+    def write(self, layer: int, name: str, pair: KeyValue) -> None:
+        self._held[name][layer] = pair
+
+    def seen(self, layer: int, names: tuple[str, ...]) -> KeyValue:
+        """What these streams hold, together."""
+        return joined([self._held[name][layer] for name in names], self._batch)
+
+
 def mix(
     streams: Mapping[str, Stream],
     past: Past | None = None,
     *,
-    cache: Cache | None = None,
+    cache: Cache | Joined | None = None,
     checkpointed: bool = False,
 ) -> Past:
     """Runs the streams through all layers, in place; returns the keys and values of each, per layer.
@@ -116,14 +138,23 @@ class _Run:
         self.stream = stream
         self.layers = stream.layers or stream.expert.layers()
         self.turns = turns(stream.rope)
-        shared = len(stream.modulation) == 1
-        by_layer = stream.modulation[0] if shared else stream.modulation[..., None, :].movedim(0, 2)
+        told = stream.modulation
+        if len(told) == 1:
+            by_layer = told[0]
+        else:
+            by_layer = (told if told.ndim == 5 else told[..., None, :]).movedim(0, 2)
         parts = by_layer.flatten(0, 1).unbind()
         self.modulations = [Modulation(*parts[at : at + 6]) for at in range(0, len(parts), 6)]
 
 
 def _layer(
-    runs: Mapping[str, _Run], past: Past, cache: Cache | None, at: int, tokens: dict[str, Tensor], *, last: bool
+    runs: Mapping[str, _Run],
+    past: Past,
+    cache: Cache | Joined | None,
+    at: int,
+    tokens: dict[str, Tensor],
+    *,
+    last: bool,
 ) -> tuple[dict[str, Tensor], dict[str, KeyValue]]:
     queries: dict[str, Tensor] = {}
     pairs: dict[str, KeyValue] = {}

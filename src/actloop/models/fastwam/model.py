@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from actloop.models.action_model import Batch
 from actloop.models.fastwam.config import VARIANTS, FastWAMConfig
+from actloop.models.fastwam.continuation import Continuation, Leftover, leftover
 from actloop.models.fastwam.experts import ActionExpert, VideoExpert
 from actloop.models.fastwam.mixture import Stream, mix
-from actloop.models.fastwam.sampling import Noise, Seen, act, imagine
+from actloop.models.fastwam.sampling import Noise, Seen, act, imagine, with_clean
 from actloop.models.flow import TIMESTEPS, bell_weight, noised, shifted
 from actloop.models.layers import KeyValue, rope_table
 from actloop.models.stem import Stem
@@ -65,7 +66,7 @@ class Draws:
     """The randomness of one training step. Levels are noise levels, 0 (data) to 1 (noise).
 
     `copy_*` belong to the conditioning copy of imagine-then-act (level 0: clean); `imagines` says which samples let
-    their actions see it.
+    their actions see it. `committed` marks the actions that are given clean, where continuing them is trained.
     """
 
     video_noise: Float[Tensor, "batch time channels height width"]
@@ -75,6 +76,7 @@ class Draws:
     copy_noise: Float[Tensor, "batch time channels height width"]
     copy_level: Float[Tensor, "batch"]
     imagines: Bool[Tensor, "batch"]
+    committed: Bool[Tensor, "draws horizon"] | None = None
 
 
 class FastWAM(nn.Module):
@@ -197,6 +199,10 @@ class FastWAM(nn.Module):
             sees=sees,
         )
 
+    def clean_modulation(self, like: Tensor) -> Float[Tensor, "1 layers 6 hidden"]:
+        """What action tokens are told that carry no noise."""
+        return self.action.modulation(self.action.time(like.new_zeros(1)))
+
     def video_velocity(
         self, tokens: Tensor, time: Float[Tensor, "times hidden"], noisy: Tensor, level: Tensor, frame: Tensor
     ) -> Float[Tensor, "batch time channels height width"]:
@@ -255,8 +261,13 @@ class FastWAM(nn.Module):
             sees = ("first", "future", "action")
         data = repeat(batch.actions, "b h a -> (b n) h a", n=config.action_samples)
         noisy = noised(data, draws.action_noise, draws.action_level).to(dtype)
-        time = self.action.time((draws.action_level * TIMESTEPS).to(dtype))
-        streams["action"] = self.action_stream(noisy, self.action.modulation(time), reading, sees)
+        modulation = self.action.modulation(self.action.time((draws.action_level * TIMESTEPS).to(dtype)))
+        keep = (~batch.action_pad).repeat_interleave(config.action_samples, dim=0)
+        if draws.committed is not None:
+            noisy = torch.where(draws.committed[..., None], data.to(dtype), noisy)
+            modulation = with_clean(modulation, self.clean_modulation(noisy), draws.committed)
+            keep = keep & ~draws.committed
+        streams["action"] = self.action_stream(noisy, modulation, reading, sees)
         if variant.imagined_share < 1:
             hidden = (~draws.imagines).repeat_interleave(config.action_samples)
             streams["action"].hidden_from = {"imagined": hidden}
@@ -264,7 +275,6 @@ class FastWAM(nn.Module):
 
         velocity = self.action_velocity(streams["action"].x).float()
         error = (velocity - (draws.action_noise - data)).square().mean(-1)
-        keep = (~batch.action_pad).repeat_interleave(config.action_samples, dim=0)
         per_draw = masked_mean(error, keep) * self._weight(draws.action_level, config.action_shift)
         losses = {"action": rearrange(per_draw, "(b n) -> b n", n=config.action_samples).mean(1)}
         losses["total"] = losses["action"]
@@ -296,7 +306,7 @@ class FastWAM(nn.Module):
             return torch.rand(count, generator=generator, device=generator.device).to(batch.state.device)
 
         copy_level = shifted(uniform(size), config.video_shift)
-        return Draws(
+        draws = Draws(
             copy_level=copy_level * (uniform(size) < variant.noised_copy_share),
             video_noise=normal(*frames),
             video_level=shifted(uniform(size), config.video_shift),
@@ -305,6 +315,10 @@ class FastWAM(nn.Module):
             copy_noise=normal(*frames),
             imagines=uniform(size) < variant.imagined_share,
         )
+        if config.committed_max:  # drawn last, so that without it a run is what it was
+            ticks = (uniform(many) * (config.committed_max + 1)).floor()
+            draws.committed = torch.arange(config.horizon, device=ticks.device) < ticks[:, None]
+        return draws
 
     def _weight(self, level: Tensor, shift: float) -> Tensor:
         return bell_weight(level, shift) if self.config.bell_weighting else torch.ones_like(level)
@@ -338,18 +352,19 @@ class FastWAM(nn.Module):
         seen: Seen,
         noise: Noise,
         *,
-        prefix: Float[Tensor, "batch done action"] | None = None,
+        left: Leftover | None = None,
         skip_future: bool = False,
     ) -> tuple[Float[Tensor, "batch horizon action"], Tensor | None]:
         """Actions, and the future latents where the variant computes them on the way.
 
-        `noise` may hold several samples per observation. `prefix` holds normalised actions that are committed and
-        must be continued. `skip_future`: act without imagining, where the variant learned to.
+        `noise` may hold several samples per observation. `left` of the plan in force is continued (continuation.py).
+        `skip_future`: act without imagining, where the variant learned to.
 
         Raises:
-            ContractError: `skip_future` of a variant that cannot.
+            ContractError: `skip_future` of a variant that cannot, or `left` is continued in a way that this network
+                was not trained for, or that needs gradients where there are none.
         """
-        return act(self, seen, noise, prefix=prefix, skip_future=skip_future)
+        return act(self, seen, noise, left=left, skip_future=skip_future)
 
     @torch.no_grad()
     def imagine(
@@ -366,9 +381,13 @@ class FastWAM(nn.Module):
         self, batch: Batch, *, generator: torch.Generator, prefix: Float[Tensor, "batch done action"] | None = None
     ) -> Float[Tensor, "batch horizon action"]:
         """Normalised actions for a batch of observations."""
+        left = None
+        if prefix is not None:
+            how: Continuation = "trained" if self.config.committed_max else "prefix"
+            left = leftover(prefix, fixed=prefix.shape[1], horizon=self.config.horizon, how=how)
         with torch.no_grad():
             seen = self.see(batch.latents[:, :1], batch.state, self.prompt(batch.text))
-        return self.act(seen, self.noise(len(batch.state), generator), prefix=prefix)[0]
+        return self.act(seen, self.noise(len(batch.state), generator), left=left)[0]
 
 
 def rope_tables(config: FastWAMConfig) -> dict[str, Tensor]:

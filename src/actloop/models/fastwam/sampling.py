@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from actloop.errors import ContractError
-from actloop.models.fastwam.mixture import Cache, Past, Stream, mix, repeated
+from actloop.models.fastwam.continuation import Continuation, Leftover, guidance
+from actloop.models.fastwam.experts import detached
+from actloop.models.fastwam.mixture import Cache, Joined, Past, Stream, mix, repeated
 from actloop.models.flow import TIMESTEPS, euler_grid
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ class Seen:
 
 
 def act(
-    model: FastWAM, seen: Seen, noise: Noise, *, prefix: Tensor | None, skip_future: bool
+    model: FastWAM, seen: Seen, noise: Noise, *, left: Leftover | None, skip_future: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `FastWAM.act`."""
-    return Acting(model, seen, noise, prefix=prefix, skip_future=skip_future).run()
+    return Acting(model, seen, noise, left=left, skip_future=skip_future).run()
 
 
 def imagine(model: FastWAM, seen: Seen, noise: Noise, *, actions: Tensor | None) -> Tensor:
@@ -60,13 +62,13 @@ class Acting:
     hold it.
     """
 
-    def __init__(self, model: FastWAM, seen: Seen, noise: Noise, *, prefix: Tensor | None, skip_future: bool) -> None:
+    def __init__(self, model: FastWAM, seen: Seen, noise: Noise, *, left: Leftover | None, skip_future: bool) -> None:
         variant = model.variant
         if skip_future and not variant.may_skip_future:
             reason = f"variant {variant.name!r} acts on its imagined future; it learned no other way"
             raise ContractError("skip_future", reason)
         self.seen, self.together = seen, not variant.imagine_first
-        self.actions = ActionPath(model, seen.reading, noise.action, prefix)
+        self.actions = ActionPath(model, seen.reading, noise.action, left)
         self.future: FuturePath | None = None
         self.name = "future" if self.together else "imagined"
         self.sees: tuple[str, ...] = ("first", "action")
@@ -75,7 +77,8 @@ class Acting:
             self.future = FuturePath(model, seen.reading, noise, None)
             self.sees = ("first", self.name, "action")
             tokens = {self.name: self.future.tokens, **tokens}
-        self.cache = Cache(seen.past, tokens, len(noise.action))
+        memory = Joined if self.actions.differentiates else Cache
+        self.cache = memory(seen.past, tokens, len(noise.action))
 
     def run(self) -> tuple[Tensor, Tensor | None]:
         """Actions, and the future latents if there are any."""
@@ -90,10 +93,10 @@ class Acting:
             mix({self.name: future.finished(self.name)}, cache=cache)
             return actions.run(cache, self.sees), latents
         for step in range(len(actions.deltas)):
-            streams = {self.name: future.stream(step, self.name), "action": actions.stream(step, self.sees)}
-            mix(streams, cache=cache)
-            actions.advance(step, streams["action"].x)
-            future.advance(step, streams[self.name].x)
+            stream = future.stream(step, self.name)
+            mix({self.name: stream}, cache=cache)  # first, as it never sees the actions
+            actions.step(step, cache, self.sees)
+            future.advance(step, stream.x)
         return actions.result(), future.latents
 
 
@@ -103,52 +106,94 @@ def _check_samples(noises: int, observations: int) -> None:
 
 
 class ActionPath:
-    """The actions on their way from noise; a committed prefix is held on its own noising path."""
+    """The actions on their way from noise; what is left of a plan in force is continued on the way."""
 
-    def __init__(self, model: FastWAM, reading: Reading, noise: Tensor, prefix: Tensor | None) -> None:
+    def __init__(self, model: FastWAM, reading: Reading, noise: Tensor, left: Leftover | None) -> None:
         config = model.config
         _check_samples(len(noise), len(reading.frame))
-        if prefix is not None and len(prefix) != len(noise):
-            prefix = prefix.repeat_interleave(len(noise) // len(prefix), dim=0)
-        self.model, self.prefix, self.layers = model, prefix, model.action.layers()
+        if left is not None:
+            _check_continuation(model, left.how)
+        self.model, self.left, self.layers = model, left, model.action.layers()
+        self.differentiates = left is not None and left.how == "guided"
+        if self.differentiates:  # with respect to the actions alone
+            self.layers = [detached(layer) for layer in self.layers]
         self._given = reading, noise
         timesteps, deltas = euler_grid(config.denoising_steps, config.action_shift, reading.frame)
-        self.levels, self.deltas = (timesteps / TIMESTEPS).unbind(), deltas.unbind()
-        self.modulations = torch.split(model.action.modulation(model.action.time(timesteps)), 1)
+        levels = timesteps / TIMESTEPS
+        self.levels, self.deltas, self.strengths = levels.unbind(), deltas.unbind(), guidance(levels, deltas).unbind()
+        self._modulations = model.action.modulation(model.action.time(timesteps))
+        self.clean = model.clean_modulation(reading.frame) if left is not None and left.how == "trained" else None
 
     def start(self) -> None:
-        """Take noise and context as they are now."""
+        """Take noise, context and what is left as they are now."""
         reading, noise = self._given
         self.noise = self.actions = noise.to(reading.frame)
         self.reading = replace(reading, action=repeated(reading.action, len(noise)))
+        if self.left is not None:
+            many = len(noise) // len(self.left.actions)
+            self.target = self.left.actions.to(reading.frame).repeat_interleave(many, dim=0)
+            self.fixed, self.weights = self.left.fixed, self.left.weights[:, None].to(reading.frame)
+        modulations = self._modulations
+        if self.clean is not None:
+            modulations = with_clean(modulations, self.clean, self.fixed.T)
+        self.modulations = torch.split(modulations, 1)
 
-    def run(self, cache: Cache, sees: tuple[str, ...]) -> Tensor:
+    def run(self, cache: Cache | Joined, sees: tuple[str, ...]) -> Tensor:
         """All steps, where nothing else is denoised beside."""
         for step in range(len(self.deltas)):
-            stream = self.stream(step, sees)
-            mix({"action": stream}, cache=cache)
-            self.advance(step, stream.x)
+            self.step(step, cache, sees)
         return self.result()
 
-    def stream(self, step: int, sees: tuple[str, ...]) -> Stream:
-        actions = self._pinned(self.actions, self.levels[step])
-        stream = self.model.action_stream(actions, self.modulations[step], self.reading, sees)
-        stream.layers = self.layers
-        return stream
+    def step(self, step: int, cache: Cache | Joined, sees: tuple[str, ...]) -> None:
+        """One step of Euler; what else the actions see in it is in the cache."""
+        noisy = self._with_given(self.actions, self.levels[step])
+        with torch.set_grad_enabled(self.differentiates):
+            if self.differentiates:
+                noisy = noisy.detach().requires_grad_()
+            stream = self.model.action_stream(noisy, self.modulations[step], self.reading, sees)
+            stream.layers = self.layers
+            mix({"action": stream}, cache=cache)
+            velocity = self.model.action_velocity(stream.x)
+            if self.left is not None and self.left.guides:
+                velocity = self._guided(velocity, noisy, step)
+        self.actions = noisy.detach() + velocity * self.deltas[step]
 
-    def advance(self, step: int, tokens: Tensor) -> None:
-        velocity = self.model.action_velocity(tokens)
-        self.actions = self.actions + velocity * self.deltas[step]
+    def _guided(self, velocity: Tensor, noisy: Tensor, step: int) -> Tensor:
+        data = noisy - self.levels[step] * velocity
+        pull = (self.target - data).detach() * self.weights
+        if self.differentiates:
+            (pull,) = torch.autograd.grad(data, noisy, pull)
+        return velocity.detach() - self.strengths[step] * pull
 
     def result(self) -> Tensor:
-        return self.actions if self.prefix is None else self._pinned(self.actions, self.noise.new_zeros(()))
+        return self._with_given(self.actions, self.noise.new_zeros(()))
 
-    def _pinned(self, actions: Tensor, level: Tensor) -> Tensor:
-        if self.prefix is None:
+    def _with_given(self, actions: Tensor, level: Tensor) -> Tensor:
+        """The fixed actions where they are given: clean, or on their own noising path."""
+        if self.left is None or self.left.guides:
             return actions
-        done = self.prefix.shape[1]
-        on_path = (1 - level) * self.prefix.to(actions) + level * self.noise[:, :done]
-        return torch.cat([on_path, actions[:, done:]], dim=1)
+        known = self.target
+        if self.clean is None:
+            known = (1 - level) * known + level * self.noise
+        return torch.where(self.fixed, known, actions)
+
+
+def _check_continuation(model: FastWAM, how: Continuation) -> None:
+    if how == "trained" and not model.config.committed_max:
+        reason = "this network was not trained to continue given actions (`committed_max` is 0)"
+        raise ContractError("continuation", f"{reason}; known without: 'prefix', 'guided', 'guided-identity'")
+    if how == "guided" and torch.is_inference_mode_enabled():
+        reason = "'guided' takes gradients, which inference mode forbids"
+        raise ContractError("continuation", f"{reason}; use torch.no_grad, or 'guided-identity'")
+
+
+def with_clean(
+    modulation: Float[Tensor, "times layers 6 hidden"],
+    clean: Float[Tensor, "1 layers 6 hidden"],
+    mask: Bool[Tensor, "many tokens"],
+) -> Float[Tensor, "times layers 6 tokens hidden"]:
+    """Modulation per token: that of noise level 0 where the mask is set."""
+    return torch.where(mask[:, None, None, :, None], clean[..., None, :], modulation[..., None, :])
 
 
 class FuturePath:
@@ -182,7 +227,7 @@ class FuturePath:
         self.latents = noise.to(reading.frame)
         self.reading = replace(reading, video=repeated(reading.video, len(noise)))
 
-    def run(self, cache: Cache, name: str) -> Tensor:
+    def run(self, cache: Cache | Joined, name: str) -> Tensor:
         """All steps, where nothing else is denoised beside."""
         for step in range(len(self.deltas)):
             stream = self.stream(step, name)

@@ -13,8 +13,8 @@ from actloop.simulation.tabletop.bodies import BODIES, FINGER_STEP, PERIOD
 from actloop.simulation.tabletop.disturbances import DISTURBANCES, PUSH_TICKS, disturb, release
 from actloop.simulation.tabletop.experts import expert
 from actloop.simulation.tabletop.rays import RayRenderer
-from actloop.simulation.tabletop.scene import BELT_SPEED, COLOURS, MAX_OPENING, TIMESTEP, Scene
-from actloop.simulation.tabletop.tasks import GOALS, Goal, impossible, lay_out, succeeded
+from actloop.simulation.tabletop.scene import BELT_SPEED, BELT_TOP, COLOURS, HALF, MAX_OPENING, TIMESTEP, Scene
+from actloop.simulation.tabletop.tasks import GOALS, LIFTED, Goal, impossible, lay_out, succeeded
 
 _BURST = 2  # physics steps between two updates of the servo's setpoints
 _BURSTS = round(PERIOD / TIMESTEP) // _BURST
@@ -177,6 +177,21 @@ class Tabletop:
             self._pushed_until = self._tick + PUSH_TICKS
         mujoco.mj_forward(scene.model, scene.data)
         self._seen = None
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        return ("touch", "grasp", "lift")
+
+    def happened(self) -> frozenset[str]:
+        """Of the task's block, now: a finger touches it, both hold it, they hold it 4 cm above where it lay."""
+        scene = self._started()
+        assert self._goal is not None
+        block = self._goal.block
+        fingers = scene.touched(block) if block else 0
+        floor = BELT_TOP if self._goal.layout == "belt" else 0.0
+        lifted = fingers == 2 and scene.block(block)[2] > floor + HALF + LIFTED / 2
+        so = {"touch": fingers > 0, "grasp": fingers == 2, "lift": lifted}
+        return frozenset(name for name, is_so in so.items() if is_so)
 
     def close(self) -> None:
         self._scenes.clear()

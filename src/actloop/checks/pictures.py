@@ -1,0 +1,265 @@
+"""Does what is seen follow what was imagined? Pictures against pictures, or in a latent space; and frozen cameras.
+
+plan made       ... due
+anchor ------- imagined (period, 2 periods, ...)
+                  |  distance
+observation --- real
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from actloop.checks.described import described, known, ranges
+from actloop.checks.evidence import Evidence, Score
+from actloop.contracts import Embodiment, Frame, Future, Observation
+from actloop.errors import ContractError
+
+View = Literal["colour", "gradient", "structure"]
+VIEWS: tuple[View, ...] = ("colour", "gradient", "structure")
+Embed = Callable[[Frame], np.ndarray]
+NOTHING = 0.02  # of full brightness: changes below it are noise, and no prediction is asked to beat it
+_KEPT = 8  # plans whose futures are not due yet
+
+
+@dataclass(slots=True)
+class _Plan:
+    future: Future
+    anchor: Observation
+    stalled: float  # ticks in which the plan did not go on: what it imagined comes later
+
+
+@dataclass(slots=True)
+class _Plans:
+    """The plans that an episode has been shown, while frames of theirs may still come due."""
+
+    embodiment: Embodiment | None = None
+    plans: list[_Plan] = field(default_factory=list)
+
+    def begin(self, embodiment: Embodiment) -> None:
+        self.embodiment = embodiment
+        self.plans.clear()
+
+    def due(self, evidence: Evidence, camera: str, slack: float) -> tuple[Frame, Frame, int] | None:
+        """The imagined frame that is due now, the anchor's, and the lead in ticks; of several the shortest lead."""
+        assert self.embodiment is not None
+        self._learn(evidence)
+        now, tick = evidence.observation.time, self.embodiment.period
+        for plan in reversed(self.plans):
+            future = plan.future
+            index = round((now - future.chunk.observed_at) / future.period) - 1
+            late = now - future.chunk.observed_at - (index + 1) * future.period
+            if plan.stalled > slack or camera not in future.frames or index < 0 or abs(late) > 0.5 * tick + 1e-9:
+                continue
+            if index < len(future.frames[camera]):
+                lead = evidence.observation.tick - plan.anchor.tick
+                return future.frames[camera][index], plan.anchor.images[camera], lead
+        return None
+
+    def _learn(self, evidence: Evidence) -> None:
+        """Remember a new plan. One whose future is that of exactly its chunk is forgotten when the chunk is replaced."""
+        future, stalled = evidence.prediction.future, max(0.0, evidence.lead - evidence.progress)
+        known = [plan for plan in self.plans if plan.future is future]
+        if future is not None and not known:
+            self.plans = [plan for plan in self.plans if not plan.future.follows_chunk][-(_KEPT - 1) :]
+            self.plans.append(_Plan(future, evidence.anchor, stalled))
+        for plan in self.plans:
+            plan.stalled = max(plan.stalled, stalled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foresight:
+    """How far the camera's picture is from the one imagined for now.
+
+        colour       root mean square difference of cell means, brightness in 0..1
+        gradient     the same of the differences between neighbouring cells, in grey: edges, not light
+        structure    1 - SSIM over the cells, in grey
+
+    With `relative` it is divided by the same distance from the anchor's picture to the real one plus 0.02: near 0 for
+    a perfect prediction, about 1 where expecting no change at all would have done as well. Plans that a newer one
+    replaced are remembered until their pictures are due, unless their future is that of exactly their chunk.
+
+    Attributes:
+        camera: which.
+        view: what is compared.
+        cell: pixels on a side that are averaged first; imagined pictures blur.
+        relative: to expecting no change.
+        slack: ticks by which the robot may be behind the plan; beyond them what was imagined is not due.
+    """
+
+    camera: str
+    view: View = "colour"
+    cell: int = 8
+    relative: bool = True
+    slack: float = 1.0
+    _plans: _Plans = field(default_factory=_Plans, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise ContractError(f"check.{self.name}.view", f"expected one of {VIEWS}, got {self.view!r}")
+        if self.cell < 1 or (self.view == "structure" and self.cell < 2):
+            raise ContractError(f"check.{self.name}.cell", f"too small for {self.view}: {self.cell}")
+
+    @property
+    def name(self) -> str:
+        return f"foresight.{self.camera}"
+
+    @property
+    def identity(self) -> str:
+        return described("foresight", view=self.view, cell=self.cell, relative=self.relative, slack=self.slack)
+
+    def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
+        _need_camera(embodiment, self.camera, self.name)
+        self._plans.begin(embodiment)
+
+    def score(self, evidence: Evidence) -> Score | None:
+        known(self._plans.embodiment, self.name)
+        due = self._plans.due(evidence, self.camera, self.slack)
+        if due is None:
+            return None
+        imagined, anchor, lead = due
+        real = evidence.observation.images[self.camera]
+        value = difference(imagined, real, self.view, self.cell)
+        if self.relative:
+            value /= difference(anchor, real, self.view, self.cell) + NOTHING
+        return Score(value=value, lead=lead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentForesight:
+    """How far the camera's picture is from the one imagined for now, as an encoder sees them.
+
+        cosine       1 - cos(imagined, real)
+        whitened     root mean square of (imagined - real) / scales
+
+    Attributes:
+        embed: one frame to a vector.
+        encoder: the name of `embed` and of its weights: it is part of the identity.
+        scales: of each dimension, for `whitened`; given, that is what is measured.
+    """
+
+    camera: str
+    embed: Embed
+    encoder: str
+    scales: Float[np.ndarray, "dims"] | None = None
+    slack: float = 1.0
+    _plans: _Plans = field(default_factory=_Plans, init=False, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"latent.{self.camera}"
+
+    @property
+    def identity(self) -> str:
+        return described("latent foresight", encoder=self.encoder, scales=self.scales, slack=self.slack)
+
+    def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
+        _need_camera(embodiment, self.camera, self.name)
+        self._plans.begin(embodiment)
+
+    def score(self, evidence: Evidence) -> Score | None:
+        known(self._plans.embodiment, self.name)
+        due = self._plans.due(evidence, self.camera, self.slack)
+        if due is None:
+            return None
+        imagined = np.asarray(self.embed(due[0]), dtype=np.float64).ravel()
+        real = np.asarray(self.embed(evidence.observation.images[self.camera]), dtype=np.float64).ravel()
+        if self.scales is not None:
+            value = float(np.sqrt(np.mean(((imagined - real) / self.scales) ** 2)))
+        else:
+            lengths = float(np.linalg.norm(imagined) * np.linalg.norm(real))
+            value = 1.0 - float(imagined @ real) / lengths if lengths > 0 else 1.0
+        return Score(value=value, lead=due[2])
+
+
+def difference(one: Frame, other: Frame, view: View, cell: int) -> float:
+    """How different two pictures of one size are, 0 for the same; see `Foresight`."""
+    first, second = one.astype(np.float64) / 255, other.astype(np.float64) / 255
+    if view == "structure":
+        return _dissimilarity(_cells(first.mean(axis=2), cell), _cells(second.mean(axis=2), cell))
+    first, second = _cells(first, cell).mean(axis=(1, 3)), _cells(second, cell).mean(axis=(1, 3))
+    if view == "colour":
+        return float(np.sqrt(np.mean((first - second) ** 2)))
+    off = first.mean(axis=2) - second.mean(axis=2)
+    edges = np.concatenate([np.diff(off, axis=0).ravel(), np.diff(off, axis=1).ravel()])
+    return float(np.sqrt(np.mean(edges**2))) if edges.size else 0.0
+
+
+def _cells(image: np.ndarray, cell: int) -> np.ndarray:
+    """`(rows, cell, columns, cell, ...)`; a rest at the right and lower edge that fills no cell is left out."""
+    height, width = image.shape[0] // cell * cell, image.shape[1] // cell * cell
+    if height == 0 or width == 0:
+        raise ContractError("check.foresight.cell", f"{cell} pixels do not fit a picture of {image.shape[:2]}")
+    return image[:height, :width].reshape(height // cell, cell, width // cell, cell, *image.shape[2:])
+
+
+def _dissimilarity(one: np.ndarray, other: np.ndarray) -> float:
+    """1 - SSIM, with the usual constants for brightness in 0..1, over cells that do not overlap."""
+    light, contrast = 0.01**2, 0.03**2
+    mean, mean_other = one.mean(axis=(1, 3)), other.mean(axis=(1, 3))
+    both = (one * other).mean(axis=(1, 3)) - mean * mean_other
+    spread = one.var(axis=(1, 3)) + other.var(axis=(1, 3))
+    similar = (2 * mean * mean_other + light) * (2 * both + contrast)
+    similar /= (mean**2 + mean_other**2 + light) * (spread + contrast)
+    return float(1.0 - similar.mean())
+
+
+def _need_camera(embodiment: Embodiment, camera: str, name: str) -> None:
+    names = [one.name for one in embodiment.cameras]
+    if camera not in names:
+        raise ContractError(f"check.{name}.camera", f"the body has {names}")
+
+
+@dataclass(slots=True)
+class _Seen:
+    embodiment: Embodiment | None = None
+    pictures: dict[str, tuple[Frame, np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenCamera:
+    """How far the robot has moved without a camera's picture changing, as a share of the widest-moving component.
+
+    For each camera, the state now is compared with the state at which its picture last changed by more than `noise`;
+    the largest component of the difference counts, over its range; the score is the worst camera's. A robot that is
+    back where it was excuses an unchanged picture. A camera that cannot see the robot move is to be left out.
+
+    Attributes:
+        cameras: which; default: all.
+        noise: mean absolute change, of 255, up to which a picture counts as unchanged; 0: identical bytes.
+    """
+
+    cameras: tuple[str, ...] | None = None
+    noise: float = 0.0
+    name: str = "frozen-camera"
+    _seen: _Seen = field(default_factory=_Seen, init=False, repr=False, compare=False)
+
+    @property
+    def identity(self) -> str:
+        return described("frozen camera", cameras=self.cameras, noise=self.noise)
+
+    def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
+        for camera in self.cameras or ():
+            _need_camera(embodiment, camera, self.name)
+        self._seen.embodiment = embodiment
+        self._seen.pictures.clear()
+
+    def score(self, evidence: Evidence) -> Score | None:
+        embodiment, obs = known(self._seen.embodiment, self.name), evidence.observation
+        values = []
+        for camera in self.cameras or [camera.name for camera in embodiment.cameras]:
+            picture, last = obs.images[camera], self._seen.pictures.get(camera)
+            if last is None or self._changed(last[0], picture):
+                self._seen.pictures[camera] = picture.copy(), obs.state.copy()
+            if last is not None:
+                kept = self._seen.pictures[camera][1]
+                values.append(float((np.abs(obs.state - kept) / ranges(embodiment.state)).max()))
+        return Score(value=max(values), lead=0) if values else None
+
+    def _changed(self, last: Frame, picture: Frame) -> bool:
+        if self.noise == 0:
+            return not np.array_equal(last, picture)
+        return float(np.abs(last.astype(np.int16) - picture).mean()) > self.noise

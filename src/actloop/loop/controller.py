@@ -1,0 +1,447 @@
+"""Every decision of the loop, and nothing else: what to ask, what to believe, what to send. Pure, so that it replays.
+
+    replies ---> receive --> schedule, readings, instruction
+    tick   ----> asks     --> questions to the layers, as the budget admits them
+           ----> command  --> one action: the plan's, slower, or a hold
+    sent   ----> sent
+
+What it is told (replies, their times, the measured state, what was really sent) is in the event log; told the same
+again, it decides the same again.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from actloop.checks.evidence import Reading
+from actloop.contracts import Action, Committed, Embodiment, Observation, Outcome
+from actloop.errors import ContractError
+from actloop.loop.budget import Account
+from actloop.loop.config import LoopConfig
+from actloop.loop.inference import Reply
+from actloop.loop.ladder import CONTINUE, Ladder, Rung
+from actloop.loop.latency import LatencyEstimate, LatencyProfile
+from actloop.loop.questions import Layer, Ticket
+from actloop.loop.schedule import (
+    Command,
+    Delivery,
+    InfeasibleError,
+    Residual,
+    Schedule,
+    conflict,
+    delay_in_ticks,
+    infeasibility,
+)
+
+LIKELY = 0.95  # the quantile that decides when to start thinking
+TYPICAL = 0.5  # the quantile that decides whether a latency can work at all
+SETTLED = 4  # accepted replies after which a measured latency is believed enough to judge feasibility by
+RUNG_LAYERS: dict[Rung, Layer] = {"choose": "foresight", "ask": "semantic"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question to put to a layer now. `deadline` is on the loop's clock."""
+
+    ticket: Ticket
+    why: str
+    instruction: str
+    deadline: float = math.inf
+    candidates: int = 1
+    committed: Committed | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A question that was not put, or a rung not taken, and what was done in its place."""
+
+    layer: Layer
+    why: str
+    instead: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A move on the ladder: from one rung to another, and which check's alarm led to it."""
+
+    rung: str
+    before: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What became of a reply: whether it was used and, if not, why."""
+
+    accepted: bool
+    reason: str = ""
+    delay: int = 0
+    skipped: float = 0
+    steps: tuple[Step, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Expected:
+    """What the next call of a layer will probably take: as declared, or as the last ones took."""
+
+    def __init__(self, declared: LatencyProfile | None) -> None:
+        self._declared = declared
+        self._estimate = LatencyEstimate()
+
+    def add(self, seconds: float) -> None:
+        self._estimate.add(seconds)
+
+    def quantile(self, q: float) -> float | None:
+        """Seconds; None while unknown."""
+        return self._declared.quantile(q) if self._declared else self._estimate.quantile(q)
+
+
+class Controller:
+    """Decides for one robot.
+
+    Args:
+        horizon: actions in a chunk of the policy.
+        layers: those that there are, with the latency that is declared for each, None where it is measured. The
+            declared latency of `foresight` is that of one candidate.
+    """
+
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        horizon: int,
+        config: LoopConfig,
+        layers: Mapping[Layer, LatencyProfile | None],
+        *,
+        residual: Residual | None = None,
+    ) -> None:
+        if "action" not in layers:
+            raise ContractError("layers", f"expected an 'action' layer, got {sorted(layers)}")
+        self._body, self._horizon, self._config = embodiment, horizon, config
+        self._declared = dict(layers)
+        max_age = 0 if math.isinf(config.max_age) else max(1, math.floor(config.max_age / embodiment.period + 1e-6))
+        self.schedule = Schedule(
+            embodiment,
+            execute_horizon=config.execute_horizon,
+            join=config.join,
+            max_age=max_age,
+            limits=config.limits,
+            residual=residual,
+        )
+        rungs = tuple(rung for rung in config.ladder.rungs if RUNG_LAYERS.get(rung, "action") in layers)
+        self._ladder = Ladder(replace(config.ladder, rungs=rungs))
+        self._account = Account(config.budget)
+        self._begin("")
+
+    def reset(self, episode: int, instruction: str) -> None:
+        """Begin an episode: its tickets carry its number."""
+        self.schedule.reset(episode)
+        self._ladder.reset()
+        self._account.reset()
+        self._episode = episode
+        self._begin(instruction)
+
+    def judge(self) -> str:
+        """Why the latency of the action layer cannot feed the robot, or empty.
+
+        Declared, it can be judged before the first tick; measured, once some replies have settled it.
+
+        Raises:
+            InfeasibleError: in strict mode, also where the execute horizon leaves too little of the chunk.
+        """
+        seconds = self._expected["action"].quantile(TYPICAL)
+        if seconds is None or 0 < self._accepted < SETTLED:
+            return self._infeasible
+        period, horizon = self._body.period, self._horizon
+        self._infeasible = infeasibility(latency=seconds, period=period, horizon=horizon)
+        if self._config.strict:
+            execute = self._config.execute_horizon
+            why = conflict(latency=seconds, period=period, horizon=horizon, execute_horizon=execute)
+            if why:
+                raise InfeasibleError("loop", why)
+        return self._infeasible
+
+    # replies
+
+    def receive(self, reply: Reply, tick: int) -> Received:
+        """Take a reply, before the questions and the command of `tick`."""
+        layer, ticket = reply.ticket.layer, reply.ticket
+        if ticket.episode != self._episode:
+            return Received(accepted=False, reason="episode")
+        self._open.pop(ticket, None)
+        self._expected[layer].add(reply.latency if reply.answer is None else reply.latency / max(reply.answer.considered, 1))
+        self._account.settle(ticket, reply.computed)
+        if reply.answer is None:
+            self.schedule.failed(ticket)
+            return Received(accepted=False, reason="error", delay=tick - ticket.tick)
+        if layer == "check":
+            return self._compare(ticket, reply.answer.readings, tick)
+        if layer == "semantic":
+            return self._listen(ticket, reply.answer.text, reply.answer.done, tick)
+        if reply.answer.prediction is None:
+            raise ContractError(f"layer {layer!r}", "expected an answer with a prediction, got none")
+        delivery = self.schedule.deliver(ticket, reply.answer.prediction.chunk, tick)
+        if delivery.accepted:
+            self._accepted += 1
+            self.judge()
+        return _received(delivery)
+
+    def _compare(self, ticket: Ticket, readings: tuple[Reading, ...], tick: int) -> Received:
+        delay, plan = tick - ticket.tick, self.schedule.plan
+        looked = self._looked.pop(ticket, None)
+        if plan is None or looked != plan:
+            return Received(accepted=False, reason="older", delay=delay)
+        self._agreed = ticket.tick
+        alarms = [reading.check for reading in readings if reading.alarm]
+        if not alarms:
+            return Received(accepted=True, delay=delay)
+        self._agreed = -1
+        self.counts["alarms"] += 1
+        steps, refusals = self._climb(alarms[0], tick)
+        return Received(accepted=True, delay=delay, steps=steps, refusals=refusals)
+
+    def _listen(self, ticket: Ticket, text: str, done: bool | None, tick: int) -> Received:
+        delay = tick - ticket.tick
+        if done and self._config.done_ends:
+            self._outcome = Outcome(success=True, reason="done, says the semantic layer", time=0.0)
+        if not text or text == self.instruction:
+            return Received(accepted=True, delay=delay)
+        self.instruction = text
+        self.schedule.give_up()  # what is being thought of follows the old instruction
+        self._open = {asked: since for asked, since in self._open.items() if asked.layer not in ("action", "foresight")}
+        self._demand = ("told", "action")
+        return Received(accepted=True, delay=delay)
+
+    def _climb(self, cause: str, tick: int) -> tuple[tuple[Step, ...], tuple[Refusal, ...]]:
+        before = self._ladder.rung
+        tried = self._ladder.alarm(tick, lambda rung: self._unaffordable(rung, tick), self._rung_delay)
+        refusals = tuple(
+            Refusal(layer=RUNG_LAYERS.get(rung, "action"), why=why, instead=f"not {rung}") for rung, why in tried if why
+        )
+        if not tried or tried[-1][1]:
+            return (), refusals
+        rung = tried[-1][0]
+        self.counts["rung " + rung] += 1
+        self._take(rung)
+        return (Step(rung=rung, before=before, cause=cause),), refusals
+
+    def _take(self, rung: Rung) -> None:
+        if rung == "replan":
+            self._demand = ("disagrees", "action")
+        elif rung == "choose":
+            self._demand = ("disagrees", "foresight")
+        elif rung == "ask":
+            self._wants_subtask = True
+        elif rung == "hold":
+            self._demand = ("disagrees", "action")  # to have a plan from what is seen now, once it is left
+        elif rung == "human":
+            self._outcome = Outcome(success=False, reason="asked for a human", time=0.0)
+
+    def _unaffordable(self, rung: Rung, tick: int) -> str:
+        if rung in ("slow", "hold", "human"):
+            return ""
+        layer = RUNG_LAYERS.get(rung, "action")
+        return self._account.refusal(layer, self._seconds(layer), self._now)
+
+    def _rung_delay(self, rung: Rung) -> int:
+        if rung == "ask":
+            return self._delay("semantic") + self._delay("action")
+        return 0 if rung in ("slow", "human") else self._delay(RUNG_LAYERS.get(rung, "action"))
+
+    # questions
+
+    def asks(self, tick: int, now: float) -> tuple[list[Ask], list[Refusal], list[Step]]:
+        """The questions to put before the command of `tick`; `now` is seconds on the loop's clock."""
+        self._now = now
+        refusals: list[Refusal] = []
+        asks: list[Ask] = []
+        steps = []
+        before = self._ladder.rung
+        if self._ladder.calmed(tick):
+            steps.append(Step(rung=CONTINUE, before=before, cause="calm"))
+        self._time_out(now)
+        self._ask_for_chunk(tick, now, asks, refusals)
+        self._ask_to_check(tick, now, asks, refusals)
+        self._ask_for_subtask(tick, now, asks, refusals)
+        for ask in asks:
+            self._open[ask.ticket] = now
+            self._account.reserve(ask.ticket, self._seconds(ask.ticket.layer) * ask.candidates, now)
+            self.counts["asked " + ask.ticket.layer] += 1
+        for refusal in refusals:
+            self.counts["refused " + refusal.layer] += 1
+        return asks, refusals, steps
+
+    def _time_out(self, now: float) -> None:
+        """Give up questions that are open for too long: their answers will be dropped."""
+        late = [ticket for ticket, since in self._open.items() if now - since >= self._config.answer_timeout - 1e-9]
+        for ticket in late:
+            del self._open[ticket]
+            self.counts["timed out " + ticket.layer] += 1
+            self._looked.pop(ticket, None)
+            self.schedule.failed(ticket)
+
+    def _ask_for_chunk(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
+        if self.schedule.open is not None:
+            return
+        layer: Layer = "action"
+        delay = self._delay(layer)
+        why = self.schedule.why_ask(delay, run_on=self._config.run_on and self._agrees(tick))
+        if self._demand:
+            why, layer = self._demand
+        if not why:
+            return
+        deadline = now + self.schedule.left * self._body.period if self.schedule.left else math.inf
+        candidates = 1
+        if layer == "foresight":
+            candidates, refused = self._candidates(now, deadline)
+            if refused:
+                refusals.append(Refusal(layer=layer, why=refused, instead="action"))
+                layer = "action"
+        if why == "executed":
+            refused = self._account.refusal(layer, self._seconds(layer), now)
+            if refused:  # the plan still has actions: better those than none later
+                if not self._postponed:
+                    refusals.append(Refusal(layer=layer, why=refused, instead="the rest of the plan"))
+                self._postponed = True
+                return
+        self._postponed = False
+        self._demand = None
+        committed = self.schedule.committed(self._delay(layer)) if self._config.continue_plan else None
+        asks.append(
+            Ask(
+                ticket=self.schedule.ask(tick, layer),
+                why=why,
+                instruction=self.instruction,
+                deadline=deadline,
+                candidates=candidates,
+                committed=committed,
+            )
+        )
+
+    def _candidates(self, now: float, deadline: float) -> tuple[int, str]:
+        """How many there is time and money for, or why there is none for two."""
+        each = self._seconds("foresight")
+        wanted = self._config.candidates
+        while wanted > 1 and (now + each * wanted > deadline or self._account.refusal("foresight", each * wanted, now)):
+            wanted -= 1
+        if wanted > 1 or self._config.candidates == 1:
+            return wanted, ""
+        paid = self._account.refusal("foresight", 2 * each, now)
+        return 1, paid or f"deadline: two candidates take {2000 * each:.0f} ms, the plan ends in {1000 * (deadline - now):.0f}"
+
+    def _ask_to_check(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
+        plan = self.schedule.plan
+        busy = any(ticket.layer == "check" for ticket in self._open)
+        if "check" not in self._declared or plan is None or busy or tick < self._next_check or tick == plan.tick:
+            return
+        refused = self._account.refusal("check", self._seconds("check"), now)
+        self._next_check = tick + self._config.check_every
+        if refused:
+            refusals.append(Refusal(layer="check", why=refused, instead="no look at this tick"))
+            return
+        ticket = self._ticket("check", tick)
+        self._looked[ticket] = plan
+        asks.append(Ask(ticket=ticket, why="every", instruction=self.instruction))
+
+    def _ask_for_subtask(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
+        if "semantic" not in self._declared or any(ticket.layer == "semantic" for ticket in self._open):
+            return
+        every = self._config.subtask_every
+        due = self._subtask_at is None or (every > 0 and now - self._subtask_at >= every - 1e-9)
+        if not (due or self._wants_subtask):
+            return
+        why = "ladder" if self._wants_subtask else "first" if self._subtask_at is None else "every"
+        self._subtask_at, self._wants_subtask = now, False
+        refused = self._account.refusal("semantic", self._seconds("semantic"), now)
+        if refused:
+            refusals.append(Refusal(layer="semantic", why=refused, instead="the instruction stands"))
+            return
+        asks.append(Ask(ticket=self._ticket("semantic", tick), why=why, instruction=self.instruction))
+
+    # commands
+
+    def command(self, obs: Observation | None, tick: int) -> Command:
+        """The command of `tick`."""
+        pace = min(self._ladder.pace, self._stretched(tick))
+        return self.schedule.command(obs, tick, pace=pace, hold=self._ladder.rung == "hold")
+
+    def sent(self, action: Action) -> None:
+        """What the world says was really sent."""
+        self.schedule.sent(action)
+
+    def miss(self, places: int) -> None:
+        """Places of the grid that passed without a tick."""
+        self.schedule.miss(places)
+
+    def _stretched(self, tick: int) -> float:
+        """The pace at which the plan lasts until the open answer is expected."""
+        ticket, left = self.schedule.open, self.schedule.left
+        if self._config.stretch == 1 or ticket is None or not left:
+            return 1.0
+        waiting = ticket.tick + self._delay(ticket.layer) - tick
+        return 1.0 if waiting <= left else max(self._config.stretch, left / waiting)
+
+    # what it knows
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the loop itself ended the episode: done, or a human is needed."""
+        return self._outcome
+
+    @property
+    def rung(self) -> str:
+        """Of the ladder, the one in force."""
+        return self._ladder.rung
+
+    @property
+    def computed(self) -> Mapping[Layer, float]:
+        """Seconds of computing so far, per layer."""
+        return self._account.spent
+
+    @property
+    def infeasible(self) -> str:
+        """Why the latency cannot feed the robot without pauses; empty where it can, or while unknown."""
+        return self._infeasible
+
+    def _begin(self, instruction: str) -> None:
+        self.instruction = instruction
+        self.counts: Counter[str] = Counter()
+        self._expected = {layer: Expected(profile) for layer, profile in self._declared.items()}
+        self._open: dict[Ticket, float] = {}
+        self._looked: dict[Ticket, Ticket] = {}  # the plan that a check was asked about
+        self._numbers: Counter[Layer] = Counter()
+        self._demand: tuple[str, Layer] | None = None
+        self._outcome: Outcome | None = None
+        self._infeasible = ""
+        self._accepted = 0
+        self._agreed = -1  # tick of the newest observation on which a check saw the present plan hold
+        self._next_check = 0
+        self._subtask_at: float | None = None
+        self._wants_subtask = False
+        self._postponed = False
+        self._now = 0.0
+
+    def _agrees(self, tick: int) -> bool:
+        """Whether a check saw the plan in force hold, lately enough."""
+        plan = self.schedule.plan
+        if plan is None or "check" not in self._declared or self._ladder.rung != CONTINUE:
+            return False
+        fresh = self._config.check_every + self._delay("check")
+        return self._agreed > plan.tick and tick - self._agreed <= fresh
+
+    def _ticket(self, layer: Layer, tick: int) -> Ticket:
+        self._numbers[layer] += 1
+        return Ticket(episode=self._episode, plan=self._numbers[layer] - 1, tick=tick, layer=layer)
+
+    def _seconds(self, layer: Layer) -> float:
+        """Of computing that a question will probably take; 0 while unknown."""
+        return self._expected[layer].quantile(LIKELY) or 0.0
+
+    def _delay(self, layer: Layer) -> int:
+        return delay_in_ticks(self._seconds(layer), self._body.period)
+
+
+def _received(delivery: Delivery) -> Received:
+    return Received(
+        accepted=delivery.accepted, reason=delivery.reason, delay=delivery.delay, skipped=delivery.skipped
+    )

@@ -1,0 +1,141 @@
+"""The layers of one run, asked together: the driver's side of the questions.
+
+Layers --submit / poll--> one `Inference` per layer;  Memory --evidence--> what a check may look at
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from actloop.checks.evidence import Evidence, Overtaken
+from actloop.contracts import Action, Embodiment, Observation, Prediction
+from actloop.loop.inference import Inference, Reply
+from actloop.loop.latency import LatencyProfile
+from actloop.loop.questions import LAYERS, Layer, Question, Ticket
+
+WARM_UP_TIMEOUT = 600.0  # seconds; compiling a large model takes minutes
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """What the loop has to know of a policy, wherever it runs."""
+
+    @property
+    def embodiment(self) -> Embodiment: ...
+
+    @property
+    def horizon(self) -> int:
+        """Actions in a chunk."""
+        ...
+
+
+class Layers:
+    """Asks each layer where it runs."""
+
+    def __init__(self, inferences: Mapping[Layer, Inference]) -> None:
+        self.inferences = {layer: inferences[layer] for layer in LAYERS if layer in inferences}
+
+    @property
+    def declared(self) -> dict[Layer, LatencyProfile | None]:
+        """What is charged for each, None where it is measured."""
+        return {layer: inference.declared for layer, inference in self.inferences.items()}
+
+    @property
+    def superseded(self) -> int:
+        """Questions that a newer one replaced before anybody had started on them."""
+        return sum(inference.place.superseded for inference in self.inferences.values())
+
+    def start(self, instruction: str, seeds: Mapping[Layer, int]) -> None:
+        """Begin an episode in every layer."""
+        for layer, inference in self.inferences.items():
+            inference.start(instruction, seed=seeds[layer])
+
+    def submit(self, question: Question, now: float) -> None:
+        self.inferences[question.ticket.layer].submit(question, now)
+
+    def poll(self, now: float) -> list[Reply]:
+        """Every reply that is due, layer by layer: checks are heard before the plan that they looked at is replaced."""
+        order: tuple[Layer, ...] = ("check", "semantic", "foresight", "action")
+        return [reply for layer in order if layer in self.inferences for reply in self.inferences[layer].poll(now)]
+
+    def warm_up(self, observation: Observation, instruction: str, seeds: Mapping[Layer, int], times: int) -> None:
+        """Ask every layer, and throw the answers away: no tick of the episode meets a cold start.
+
+        Raises:
+            Exception: what the layer raised.
+        """
+        prediction: Prediction | None = None
+        for layer in ("action", "foresight", "semantic", "check"):
+            if layer not in self.inferences or (layer == "check" and prediction is None):
+                continue
+            place = self.inferences[layer].place
+            place.start(instruction, seed=seeds[layer])
+            for _ in range(times):
+                evidence = None
+                if layer == "check" and prediction is not None:
+                    evidence = _first_look(observation, prediction, instruction)
+                ticket = Ticket(episode=-1, plan=-1, tick=observation.tick, layer=layer)
+                place.submit(
+                    Question(ticket=ticket, observation=observation, instruction=instruction, evidence=evidence)
+                )
+                for result in place.collect(WARM_UP_TIMEOUT):
+                    if result.error is not None:
+                        raise result.error
+                    if result.answer is not None and result.answer.prediction is not None:
+                        prediction = result.answer.prediction
+
+
+@dataclass(slots=True)
+class Memory:
+    """What an episode has to remember so that a check can look back."""
+
+    anchors: dict[int, Observation] = field(default_factory=dict)  # by plan: asked about, and not answered by a newer
+    predictions: dict[int, Prediction] = field(default_factory=dict)
+    sent: list[Action] = field(default_factory=list)
+
+    def accept(self, plan: int, prediction: Prediction, previous: int | None) -> None:
+        """Keep the plan in force and the one before; forget older ones."""
+        self.predictions[plan] = prediction
+        for number in [number for number in self.predictions if number not in (plan, previous)]:
+            del self.predictions[number]
+        oldest = min(plan, plan if previous is None else previous)
+        for number in [number for number in self.anchors if number < oldest]:
+            del self.anchors[number]
+
+    def evidence(
+        self, obs: Observation, plan: Ticket, progress: float, overtaken: tuple[Ticket, float] | None, instruction: str
+    ) -> Evidence:
+        """What is known about the plan in force, at the tick of `obs`."""
+        before = None
+        if overtaken is not None and overtaken[0].plan in self.predictions:
+            before = Overtaken(prediction=self.predictions[overtaken[0].plan], offset=overtaken[1])
+        since = self.sent[plan.tick :]
+        width = self.predictions[plan.plan].chunk.actions.shape[1]
+        return Evidence(
+            observation=obs,
+            anchor=self.anchors[plan.plan],
+            prediction=self.predictions[plan.plan],
+            progress=progress,
+            sent=np.stack(since) if since else np.zeros((0, width), np.float32),
+            instruction=instruction,
+            overtaken=before,
+        )
+
+
+def _first_look(observation: Observation, prediction: Prediction, instruction: str) -> Evidence:
+    return Evidence(
+        observation=observation,
+        anchor=observation,
+        prediction=prediction,
+        progress=0.0,
+        sent=np.zeros((0, prediction.chunk.actions.shape[1]), np.float32),
+        instruction=instruction,
+    )
+
+
+def patience(deadline: float, now: float) -> float:
+    """Seconds from now to a deadline."""
+    return math.inf if math.isinf(deadline) else max(deadline - now, 0.0)
