@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import types
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,8 +17,8 @@ from actloop.simulation.exact import draw_tick, read_tick
 class Saying:
     """Answers with text and a chunk that tell what it was shown; the instruction of a question says how to behave.
 
-    `sleep S`, `hang`, `raise`, `odd` (an error that cannot be rebuilt), `die`, `exit`, `keep` (the images of all
-    questions so far, read again).
+    `sleep S`, `hang`, `raise`, `odd` (an error that cannot be rebuilt), `unpicklable`, `die`, `exit`, `threads`,
+    `keep` (the images of all questions so far, read again).
     """
 
     def __init__(self) -> None:
@@ -44,8 +45,10 @@ class Saying:
             os.kill(os.getpid(), signal.SIGKILL)
         elif word == "exit":
             sys.exit(3)
-        elif word == "lambda":
-            return Answer(values=lambda: None)  # type: ignore[arg-type]
+        elif word == "unpicklable":
+            return Answer(values=lambda: None)
+        elif word == "threads":
+            return Answer(text=f"{os.environ.get('OMP_NUM_THREADS')} {sys.modules['torch'].threads}")
         obs = question.observation
         self.kept.append(obs)
         seen = [sorted({read_tick(image) for image in kept.images.values()}) for kept in self.kept]
@@ -86,6 +89,15 @@ def saying() -> Saying:
     return Saying()
 
 
+def threaded() -> Saying:
+    """A module that has imported something called torch."""
+    torch = types.ModuleType("torch")
+    torch.threads = 0
+    torch.set_num_threads = lambda count: setattr(torch, "threads", count)
+    sys.modules["torch"] = torch
+    return Saying()
+
+
 def failing() -> Saying:
     raise OSError("no weights at that path")
 
@@ -106,7 +118,9 @@ class Unimportable:
         return eval, ("__import__('no_such_module').factory",)
 
 
-def ask(tick: int, instruction: str = "go", *, episode: int = 0, imagine: bool = False, size: int = 64, **more) -> Question:
+def ask(
+    tick: int, instruction: str = "go", *, episode: int = 0, imagine: bool = False, size: int = 64, **more
+) -> Question:
     """A question whose two images show the number of its tick."""
     obs = Observation(
         images={"left": draw_tick(tick, size), "right": draw_tick(tick, size)},

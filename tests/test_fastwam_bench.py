@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from actloop.cli.bench import show_bench
 from actloop.errors import ContractError, UnknownNameError
-from actloop.models.fastwam import FastWAM, FastWAMConfig, Noise, Seen
+from actloop.models.fastwam import Continuation, FastWAM, FastWAMConfig, Noise, Seen, leftover
 from actloop.models.fastwam.compiled import CompiledFastWAM
 from actloop.models.fastwam.memory import memory_report, total_bytes
 from actloop.models.fastwam.releases import libero
@@ -261,16 +261,21 @@ class OnlyHere(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("how", [None, "prefix", "guided-identity", "trained"])
 @pytest.mark.parametrize("variant", ["fast", "joint", "idm"])
 @torch.no_grad()
-def test_steps_leave_the_host_alone(variant: str) -> None:
-    model = make_model(variant).to("meta")
+def test_steps_leave_the_host_alone(variant: str, how: Continuation | None) -> None:
+    model = make_model(variant, committed_max=2).to("meta")
     config = model.config
     frame, state = (tensor.to("meta") for tensor in observation(config, 1))
     prompt = model.prompt(words(config).to("meta"))
     seen, drawn = model.see(frame, state, prompt), noise(model, 0)
     drawn = Noise(action=drawn.action.to("meta"), video=drawn.video.to("meta"))
-    acting = Acting(model, seen, drawn, left=None, skip_future=False)
+    left = None
+    if how is not None:
+        plan = torch.zeros(1, 3, config.action_dim, device="meta")
+        left = leftover(plan, fixed=2, horizon=config.horizon, how=how)
+    acting = Acting(model, seen, drawn, left=left, skip_future=False)
     with OnlyHere("meta") as watching:
         acting.run()
         model.see(frame, state, prompt)

@@ -71,7 +71,7 @@ def test_actions_come_from_the_frames_they_say_and_skip_what_was_executed(delay)
         if event.hold:
             assert (event.plan, event.anchor, event.index, event.age) == (-1, -1, -1, None)
             continue
-        assert origin(event.requested) == (event.anchor, event.index)
+        assert origin(event.wanted) == (event.anchor, event.index)
         assert event.index == sum(not past.hold for past in ticks[event.anchor : event.tick])
         assert event.age == pytest.approx(0.1 * (event.tick - event.anchor))
     assert set(result.delays) == {delay}
@@ -281,7 +281,7 @@ def test_measured_latency_is_charged():
     ticking = iter(np.arange(1000) * 0.25)
     world = exact()
     policy = counting(world)
-    inference = InlineInference(policy, timer=lambda: float(next(ticking)))
+    inference = Charged(Here(PolicyModule(policy), timer=lambda: float(next(ticking))))
     result, _ = play(world, policy, inference=inference, latency=None)
     assert (result.latency, set(result.delays), set(result.latencies)) == ("measured", {3}, {0.25})
 
@@ -299,7 +299,7 @@ def test_a_measured_latency_that_cannot_work_is_refused_once_it_is_settled():
     ticking = iter(np.arange(1000) * 0.9)
     world = exact(time_limit=20.0)
     policy = counting(world)
-    inference = InlineInference(policy, timer=lambda: float(next(ticking)))
+    inference = Charged(Here(PolicyModule(policy), timer=lambda: float(next(ticking))))
     recorder = Recorder()
     with pytest.raises(InfeasibleError, match="900 ms"):
         play(
@@ -411,7 +411,7 @@ def test_on_the_wall_clock_the_grid_is_absolute_and_the_model_is_never_waited_fo
     assert len(result.lateness) == result.ticks
     for event in recorder.of(Ticked):
         if not event.hold:
-            assert origin(event.requested) == (event.anchor, event.index)
+            assert origin(event.wanted) == (event.anchor, event.index)
 
 
 def test_a_stall_leaves_places_of_the_grid_empty_and_is_followed_by_no_burst():

@@ -273,11 +273,14 @@ def test_the_correction_stays_within_the_limits_and_takes_longer_instead():
     assert actions[:, 0].sum() == pytest.approx(6 * 0.5 + 6 * 0.5), "owed 3: half a delta of room at a time, 6 times"
 
 
-def test_an_action_beyond_the_limits_is_not_made_worse_nor_silently_cut():
+def test_an_action_beyond_the_limits_is_cut_and_said_with_what_was_wanted():
     schedule = Schedule(body("delta", limit=1.0), join=Join(ticks=4))
     schedule.reset(0)
     schedule.deliver(schedule.ask(0), chunk_of(np.full((8, 2), 3.0), 0), 0)
-    assert step(schedule, 0).action.tolist() == [3, 3]
+    for tick in range(8):
+        command = step(schedule, tick)
+        assert command.action.tolist() == [1, 1], "what was cut is not made up for: it was never within reach"
+        assert command.wanted.tolist() == [3, 3]
 
 
 def test_absolute_targets_are_never_corrected():
@@ -330,7 +333,7 @@ def test_turns_are_kept():
         schedule.deliver(Ticket(episode=0, plan=0, tick=0), numbered(0, 4), 3)
 
 
-@pytest.mark.parametrize("bad", [{"execute_horizon": 0}, {"correction_ticks": -1}])
+@pytest.mark.parametrize("bad", [{"execute_horizon": 0}, {"max_age": -1}])
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ContractError, match=next(iter(bad))):
         Schedule(body(), **bad)

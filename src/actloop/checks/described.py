@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actloop.contracts import Embodiment, Space
-from actloop.errors import ContractError
+from actloop.errors import ContractError, UnknownNameError
 
 GRIPPER = "gripper"  # parts whose names begin so are switched, not moved
 
@@ -27,7 +27,8 @@ def digest(array: np.ndarray) -> str:
 
 def ranges(space: Space) -> Float[np.ndarray, "size"]:
     """How far each component can go: what makes metres and radians comparable where nobody says otherwise."""
-    return space.high.astype(np.float64) - space.low
+    apart: Float[np.ndarray, size] = space.high.astype(np.float64) - space.low
+    return apart
 
 
 def known(embodiment: Embodiment | None, name: str) -> Embodiment:
@@ -39,3 +40,10 @@ def known(embodiment: Embodiment | None, name: str) -> Embodiment:
     if embodiment is None:
         raise ContractError(f"check.{name}", "no episode was begun: call begin(embodiment, instruction, seed=...)")
     return embodiment
+
+
+def need_camera(embodiment: Embodiment, camera: str, name: str) -> None:
+    """Raise `ContractError` where the body has no such camera."""
+    cameras = [one.name for one in embodiment.cameras]
+    if camera not in cameras:
+        raise UnknownNameError(f"check.{name}.camera", camera, cameras)

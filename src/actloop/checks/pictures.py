@@ -1,4 +1,4 @@
-"""Does what is seen follow what was imagined? Pictures against pictures, or in a latent space; and frozen cameras.
+"""Does what is seen follow what was imagined? Pictures against pictures, or in a latent space.
 
 plan made       ... due
 anchor ------- imagined (period, 2 periods, ...)
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from actloop.checks.described import described, known, ranges
+from actloop.checks.described import described, known, need_camera
 from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import Embodiment, Frame, Future, Observation
 from actloop.errors import ContractError
@@ -52,18 +52,17 @@ class _Plans:
             future = plan.future
             index = round((now - future.chunk.observed_at) / future.period) - 1
             late = now - future.chunk.observed_at - (index + 1) * future.period
-            if plan.stalled > slack or camera not in future.frames or index < 0 or abs(late) > 0.5 * tick + 1e-9:
-                continue
-            if index < len(future.frames[camera]):
+            if plan.stalled > slack or index < 0 or abs(late) > 0.5 * tick + 1e-9:
+                continue  # before anything is asked of the frames: they may be decoded when first looked at
+            if camera in future.frames and index < len(future.frames[camera]):
                 lead = evidence.observation.tick - plan.anchor.tick
                 return future.frames[camera][index], plan.anchor.images[camera], lead
         return None
 
     def _learn(self, evidence: Evidence) -> None:
-        """Remember a new plan. One whose future is that of exactly its chunk is forgotten when the chunk is replaced."""
+        """Remember a new plan; one whose future is that of exactly its chunk is forgotten with the chunk."""
         future, stalled = evidence.prediction.future, max(0.0, evidence.lead - evidence.progress)
-        known = [plan for plan in self.plans if plan.future is future]
-        if future is not None and not known:
+        if future is not None and not any(plan.future is future for plan in self.plans):
             self.plans = [plan for plan in self.plans if not plan.future.follows_chunk][-(_KEPT - 1) :]
             self.plans.append(_Plan(future, evidence.anchor, stalled))
         for plan in self.plans:
@@ -112,7 +111,7 @@ class Foresight:
         return described("foresight", view=self.view, cell=self.cell, relative=self.relative, slack=self.slack)
 
     def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
-        _need_camera(embodiment, self.camera, self.name)
+        need_camera(embodiment, self.camera, self.name)
         self._plans.begin(embodiment)
 
     def score(self, evidence: Evidence) -> Score | None:
@@ -157,7 +156,7 @@ class LatentForesight:
         return described("latent foresight", encoder=self.encoder, scales=self.scales, slack=self.slack)
 
     def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
-        _need_camera(embodiment, self.camera, self.name)
+        need_camera(embodiment, self.camera, self.name)
         self._plans.begin(embodiment)
 
     def score(self, evidence: Evidence) -> Score | None:
@@ -205,61 +204,3 @@ def _dissimilarity(one: np.ndarray, other: np.ndarray) -> float:
     similar = (2 * mean * mean_other + light) * (2 * both + contrast)
     similar /= (mean**2 + mean_other**2 + light) * (spread + contrast)
     return float(1.0 - similar.mean())
-
-
-def _need_camera(embodiment: Embodiment, camera: str, name: str) -> None:
-    names = [one.name for one in embodiment.cameras]
-    if camera not in names:
-        raise ContractError(f"check.{name}.camera", f"the body has {names}")
-
-
-@dataclass(slots=True)
-class _Seen:
-    embodiment: Embodiment | None = None
-    pictures: dict[str, tuple[Frame, np.ndarray]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenCamera:
-    """How far the robot has moved without a camera's picture changing, as a share of the widest-moving component.
-
-    For each camera, the state now is compared with the state at which its picture last changed by more than `noise`;
-    the largest component of the difference counts, over its range; the score is the worst camera's. A robot that is
-    back where it was excuses an unchanged picture. A camera that cannot see the robot move is to be left out.
-
-    Attributes:
-        cameras: which; default: all.
-        noise: mean absolute change, of 255, up to which a picture counts as unchanged; 0: identical bytes.
-    """
-
-    cameras: tuple[str, ...] | None = None
-    noise: float = 0.0
-    name: str = "frozen-camera"
-    _seen: _Seen = field(default_factory=_Seen, init=False, repr=False, compare=False)
-
-    @property
-    def identity(self) -> str:
-        return described("frozen camera", cameras=self.cameras, noise=self.noise)
-
-    def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
-        for camera in self.cameras or ():
-            _need_camera(embodiment, camera, self.name)
-        self._seen.embodiment = embodiment
-        self._seen.pictures.clear()
-
-    def score(self, evidence: Evidence) -> Score | None:
-        embodiment, obs = known(self._seen.embodiment, self.name), evidence.observation
-        values = []
-        for camera in self.cameras or [camera.name for camera in embodiment.cameras]:
-            picture, last = obs.images[camera], self._seen.pictures.get(camera)
-            if last is None or self._changed(last[0], picture):
-                self._seen.pictures[camera] = picture.copy(), obs.state.copy()
-            if last is not None:
-                kept = self._seen.pictures[camera][1]
-                values.append(float((np.abs(obs.state - kept) / ranges(embodiment.state)).max()))
-        return Score(value=max(values), lead=0) if values else None
-
-    def _changed(self, last: Frame, picture: Frame) -> bool:
-        if self.noise == 0:
-            return not np.array_equal(last, picture)
-        return float(np.abs(last.astype(np.int16) - picture).mean()) > self.noise

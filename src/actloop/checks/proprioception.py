@@ -1,8 +1,4 @@
-"""Does the body follow what was sent? Two checks that need no model and no pictures.
-
-Proprioception   measured pose against the path of what was sent, the gripper left out
-Grasp            measured opening against what it was when it had settled under the same command
-"""
+"""Does the body follow what was sent? Needs no model and no pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +8,7 @@ from jaxtyping import Float
 
 from actloop.checks.described import GRIPPER, described, known, ranges
 from actloop.checks.evidence import Evidence, Score
-from actloop.contracts import Embodiment, Part
+from actloop.contracts import Embodiment, Observation, Part
 from actloop.errors import ContractError
 
 _SMALLEST = 1e-6  # of a range: a component that never strayed has no scale of its own
@@ -21,35 +17,48 @@ _SMALLEST = 1e-6  # of a range: a component that never strayed has no scale of i
 @dataclass(slots=True)
 class _Body:
     embodiment: Embodiment | None = None
+    seen: list[Observation] = field(default_factory=list)
+
+    def before(self, evidence: Evidence, window: int) -> Observation:
+        """The latest observation that is at least `window` ticks old, or the anchor, where that is later."""
+        now, anchor = evidence.observation.tick, evidence.anchor
+        old = [seen for seen in self.seen if anchor.tick < seen.tick <= now - window]
+        if not self.seen or self.seen[-1].tick < now:
+            self.seen = [*self.seen[-4 * window :], replace(evidence.observation, images={})]
+        return max([anchor, *old], key=lambda seen: seen.tick)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proprioception:
     """How far the body is from the path of what was sent, as the root mean square of whitened components.
 
-        absolute   targets                                   compared with the state part of the same name and size
-        delta      the anchor's pose + the sum of what was sent since the anchor
+        absolute   targets, compared with the state part of the same name and size
+        delta      a measured pose of before + the sum of what was sent since
         velocity   the same, each times the period; or, where the state is in the command's own unit, like absolute
 
-    A servo lags: the residual is taken to the nearest point of the line through the last `lag` + 1 points, part by
-    part. A sum is no turn for large rotations in three dimensions: leave such parts out.
+    The pose of before is that of `window` ticks ago, or of the anchor where that is later: sums over many ticks drift
+    wherever the robot touches something. The score's lead is how long ago it was. A servo lags: the residual is taken
+    to the nearest point of the line through the last `lag` + 1 points, part by part. A sum is no turn for large
+    rotations in three dimensions: leave such parts out.
 
     Attributes:
         parts: action parts to compare; default: all that have a state part of their name and size, but for grippers.
         scales: what a component's residual is divided by, in its unit, in the order compared; default: its range.
             `whitened` measures them.
         lag: ticks that the body may be behind.
+        window: ticks over which deltas are summed.
     """
 
     parts: tuple[str, ...] | None = None
     scales: tuple[float, ...] | None = None
     lag: int = 1
+    window: int = 2
     name: str = "proprioception"
     _body: _Body = field(default_factory=_Body, init=False, repr=False, compare=False)
 
     @property
     def identity(self) -> str:
-        return described("proprioception", parts=self.parts, scales=self.scales, lag=self.lag)
+        return described("proprioception", parts=self.parts, scales=self.scales, lag=self.lag, window=self.window)
 
     def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
         """Start an episode.
@@ -66,25 +75,31 @@ class Proprioception:
         if self.scales is not None and len(self.scales) != count:
             raise ContractError(f"check.{self.name}.scales", f"expected {count}, got {len(self.scales)}")
         self._body.embodiment = embodiment
+        self._body.seen.clear()
 
     def score(self, evidence: Evidence) -> Score | None:
         embodiment = known(self._body.embodiment, self.name)
-        residual = self.residual(evidence)
+        before = self._body.before(evidence, self.window)
+        residual = self._residual(evidence, before)
         if residual is None:
             return None
         value = float(np.sqrt(np.mean((residual / self._scale(embodiment)) ** 2)))
-        return Score(value=value, lead=evidence.lead)
+        return Score(value=value, lead=evidence.observation.tick - before.tick)
 
     def residual(self, evidence: Evidence) -> Float[np.ndarray, "compared"] | None:
-        """Measured minus expected, in physical units, the compared parts in the order of the action's."""
+        """In the place of `score`: measured minus expected, in physical units, in the order of the action's parts."""
+        return self._residual(evidence, self._body.before(evidence, self.window))
+
+    def _residual(self, evidence: Evidence, before: Observation) -> Float[np.ndarray, "compared"] | None:
         embodiment = known(self._body.embodiment, self.name)
         compared = self._compared(embodiment)
-        if not compared or len(evidence.sent) == 0:
+        sent = evidence.sent[len(evidence.sent) - (evidence.observation.tick - before.tick) :]
+        if not compared or before.tick >= evidence.observation.tick or len(evidence.sent) < evidence.lead:
             return None
         scale, residuals, start = self._scale(embodiment), [], 0
         for part in compared:
             measured = evidence.observation.state[embodiment.state.slice(part.name)].astype(np.float64)
-            path = self._path(evidence, embodiment, part)[-(self.lag + 1) :]
+            path = self._path(before, sent, embodiment, part)[-(self.lag + 1) :]
             residuals.append(_off(measured, path, scale[start : start + part.size]))
             start += part.size
         return np.concatenate(residuals)
@@ -117,15 +132,19 @@ class Proprioception:
         parts = [states[embodiment.state.slice(part.name)] for part in self._compared(embodiment)]
         return np.concatenate(parts)
 
-    def _path(self, evidence: Evidence, embodiment: Embodiment, part: Part) -> Float[np.ndarray, "points part"]:
-        """Where the part was to be after each tick since the anchor, which is its first point."""
+    def _path(
+        self, before: Observation, sent: Float[np.ndarray, "ticks action"], embodiment: Embodiment, part: Part
+    ) -> Float[np.ndarray, "points part"]:
+        """Where the part was to be after each tick since `before`, whose pose is its first point."""
         measured = next(one for one in embodiment.state.parts if one.name == part.name)
-        sent = evidence.sent[:, embodiment.action.slice(part.name)].astype(np.float64)
-        first = evidence.anchor.state[embodiment.state.slice(part.name)].astype(np.float64)
+        steps = sent[:, embodiment.action.slice(part.name)].astype(np.float64)
+        first = before.state[embodiment.state.slice(part.name)].astype(np.float64)
         if part.kind == "absolute" or (part.kind == "velocity" and measured.unit == part.unit):
-            return np.concatenate([first[None], sent])
-        steps = sent if part.kind == "delta" else sent * embodiment.period
-        return first + np.concatenate([np.zeros((1, part.size)), np.cumsum(steps, axis=0)])
+            return np.concatenate([first[None], steps])
+        if part.kind == "velocity":
+            steps = steps * embodiment.period
+        path: Float[np.ndarray, "points part"] = first + np.concatenate([0 * first[None], np.cumsum(steps, axis=0)])
+        return path
 
 
 def _off(
@@ -133,84 +152,11 @@ def _off(
 ) -> Float[np.ndarray, "part"]:
     """From the nearest point of the line through `path` to `point`; near as measured in `scale`."""
     if len(path) == 1:
-        return point - path[0]
+        return np.asarray(point - path[0])
     start, along = path[:-1] / scale, np.diff(path, axis=0) / scale
     length = np.sum(along**2, axis=1)
     share = np.sum((point / scale - start) * along, axis=1) / np.where(length > 0, length, 1.0)
     near = start + np.clip(share, 0.0, 1.0)[:, None] * along
     off = point / scale - near
-    nearest: Float[np.ndarray, "part"] = off[int(np.argmin(np.sum(off**2, axis=1)))] * scale
-    return nearest
-
-
-@dataclass(slots=True)
-class _Grip:
-    embodiment: Embodiment | None = None
-    last: np.ndarray | None = None
-    tick: int = -1
-    opening: np.ndarray | None = None
-    command: np.ndarray | None = None
-    strayed: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grasp:
-    """How far the fingers moved by themselves, as a share of their range: a lost object lets them close.
-
-    Once the opening has settled under a command, it is remembered with it. The score is how far the opening is from
-    there, less how far the command has strayed since; a command that strays by more than `steady` starts over. Units
-    and signs of command and measurement may differ. No score while the fingers move as they are told to, nor where
-    the body has no such parts.
-
-    Attributes:
-        part: the action part that is the gripper's absolute command.
-        measured: the state part that is its opening.
-        settled: share of the opening's range per tick; slower is at rest.
-        steady: share of the command's range that a command may stray by.
-    """
-
-    part: str = GRIPPER
-    measured: str = GRIPPER
-    settled: float = 0.02
-    steady: float = 0.2
-    name: str = "grasp"
-    _grip: _Grip = field(default_factory=_Grip, init=False, repr=False, compare=False)
-
-    @property
-    def identity(self) -> str:
-        return described("grasp", part=self.part, measured=self.measured, settled=self.settled, steady=self.steady)
-
-    def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
-        grip = _Grip(embodiment=embodiment)
-        for name in _Grip.__slots__:
-            setattr(self._grip, name, getattr(grip, name))
-
-    def score(self, evidence: Evidence) -> Score | None:
-        embodiment, grip = known(self._grip.embodiment, self.name), self._grip
-        action, state = embodiment.action, embodiment.state
-        told = any(part.name == self.part and part.kind == "absolute" for part in action.parts)
-        seen = any(part.name == self.measured for part in state.parts)
-        if not (told and seen) or len(evidence.sent) == 0:
-            return None
-        where = state.slice(self.measured)
-        opening = evidence.observation.state[where] / ranges(state)[where]
-        where = action.slice(self.part)
-        commands = evidence.sent[-max(1, evidence.observation.tick - max(grip.tick, evidence.anchor.tick)) :, where]
-        commands = commands / ranges(action)[where]
-        still = grip.last is not None and self._at_rest(opening, evidence.observation.tick)
-        grip.last, grip.tick = opening, evidence.observation.tick
-        if grip.command is not None:
-            grip.strayed = max(grip.strayed, float(np.abs(commands - grip.command).max()))
-            if grip.strayed > self.steady:
-                grip.command = grip.opening = None
-        if grip.command is None or grip.opening is None:
-            if still:
-                grip.command, grip.opening, grip.strayed = commands[-1], opening, 0.0
-            return None
-        moved = float(np.abs(opening - grip.opening).max()) - grip.strayed
-        return Score(value=max(0.0, moved), lead=0)
-
-    def _at_rest(self, opening: Float[np.ndarray, "part"], tick: int) -> bool:
-        assert self._grip.last is not None
-        ticks = max(1, tick - self._grip.tick)
-        return float(np.abs(opening - self._grip.last).max()) <= self.settled * ticks
+    nearest = int(np.argmin(np.sum(off**2, axis=1)))
+    return np.asarray(off[nearest] * scale)

@@ -42,7 +42,7 @@ class Account:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._shares = {name: share for name, share in (("total", budget.total), *budget.layers.items())}
+        self._shares: dict[str, float] = {"total": budget.total, **budget.layers}
         self.spent: dict[Layer, float] = {}
         self._levels: dict[str, float] = {}
         self._at = 0.0

@@ -44,7 +44,7 @@ class LoopConfig:
         observe_every: take an observation at least every so many ticks, for recorders; 0 for only when the loop
             itself needs one, which saves the rendering. It changes no command.
         strict: raise `InfeasibleError` where the latency cannot feed the robot without pauses, not only report it.
-        warm_up: questions asked and thrown away before an episode on the wall clock, so that no tick meets a cold start.
+        warm_up: questions asked and thrown away before an episode on the wall clock: no tick meets a cold start.
     """
 
     execute_horizon: int = 8
@@ -102,8 +102,8 @@ class LoopConfig:
             values = dict(plain)
             for name in ("max_age", "answer_timeout"):
                 values[name] = math.inf if values.get(name) is None else values[name]
-            ladder, budget, limits = values.pop("ladder", {}), dict(values.pop("budget", {})), values.pop("limits", None)
-            budget = {name: math.inf if value is None else value for name, value in budget.items()}
+            ladder, limits = values.pop("ladder", {}), values.pop("limits", None)
+            budget = {name: math.inf if value is None else value for name, value in values.pop("budget", {}).items()}
             return cls(
                 join=Join(**values.pop("join", {})),
                 ladder=LadderConfig(**{**ladder, "rungs": tuple(ladder.get("rungs", LadderConfig().rungs))}),

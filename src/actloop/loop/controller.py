@@ -169,11 +169,11 @@ class Controller:
         if ticket.episode != self._episode:
             return Received(accepted=False, reason="episode")
         self._open.pop(ticket, None)
-        self._expected[layer].add(reply.latency if reply.answer is None else reply.latency / max(reply.answer.considered, 1))
         self._account.settle(ticket, reply.computed)
         if reply.answer is None:
             self.schedule.failed(ticket)
             return Received(accepted=False, reason="error", delay=tick - ticket.tick)
+        self._expected[layer].add(reply.latency / max(reply.answer.considered, 1))
         if layer == "check":
             return self._compare(ticket, reply.answer.readings, tick)
         if layer == "semantic":
@@ -183,7 +183,6 @@ class Controller:
         delivery = self.schedule.deliver(ticket, reply.answer.prediction.chunk, tick)
         if delivery.accepted:
             self._accepted += 1
-            self.judge()
         return _received(delivery)
 
     def _compare(self, ticket: Ticket, readings: tuple[Reading, ...], tick: int) -> Received:
@@ -326,8 +325,9 @@ class Controller:
             wanted -= 1
         if wanted > 1 or self._config.candidates == 1:
             return wanted, ""
-        paid = self._account.refusal("foresight", 2 * each, now)
-        return 1, paid or f"deadline: two candidates take {2000 * each:.0f} ms, the plan ends in {1000 * (deadline - now):.0f}"
+        left = f"{1000 * (deadline - now):.0f} ms"
+        late = f"deadline: two candidates take {2000 * each:.0f} ms, the plan ends in {left}"
+        return 1, self._account.refusal("foresight", 2 * each, now) or late
 
     def _ask_to_check(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
         plan = self.schedule.plan
@@ -442,6 +442,4 @@ class Controller:
 
 
 def _received(delivery: Delivery) -> Received:
-    return Received(
-        accepted=delivery.accepted, reason=delivery.reason, delay=delivery.delay, skipped=delivery.skipped
-    )
+    return Received(accepted=delivery.accepted, reason=delivery.reason, delay=delivery.delay, skipped=delivery.skipped)

@@ -358,6 +358,7 @@ class _Run:
             return
         assert prediction is not None
         self._memory.accept(ticket.plan, prediction, None if previous is None else previous.plan)
+        self._controller.judge()
         self._delays.append(received.delay)
         self._skipped.append(received.skipped)
         if prediction.future is not None:
@@ -468,7 +469,9 @@ class _Run:
             **{f"held_{reason}": self._counts[f"held_{reason}"] for reason in HOLDS},
             calls=self._counts["calls"],
             asked=self._by_layer("asked"),
-            computed={layer: self._controller.computed[layer] for layer in LAYERS if layer in self._controller.computed},
+            computed={
+                layer: self._controller.computed[layer] for layer in LAYERS if layer in self._controller.computed
+            },
             refused=self._by_layer("refused"),
             timed_out=self._by_layer("timed out"),
             superseded=self._layers.superseded,

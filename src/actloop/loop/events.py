@@ -6,23 +6,26 @@ In-process subscribers get the observations and predictions themselves; the log 
 """
 
 import json
-import math
 import queue
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from actloop.checks.evidence import Reading
 from actloop.contracts import Action, Embodiment, Observation, Prediction, State, Task
-from actloop.errors import ContractError, DataError
+from actloop.errors import DataError
+from actloop.loop.encoding import pack
+from actloop.loop.lines import encode
 from actloop.loop.result import EpisodeResult
+
+FORMAT = 2  # of the log; another one does not replay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,8 @@ class Event:
     time: float
 
     def record(self) -> dict[str, object]:
-        """JSON-ready form, fields in the order of their declaration."""
-        plain: dict[str, object] = {"event": self.kind}
-        for field in fields(self):
-            if field.name not in self.live:
-                plain[field.name] = _plain(getattr(self, field.name))
+        """What a log gives back: JSON-ready, fields in the order of their declaration."""
+        plain: dict[str, object] = json.loads(encode(pack(self)))
         return plain
 
 
@@ -50,12 +50,13 @@ class EpisodeStarted(Event):
     """The world is reset. `embodiment_id` changes with anything that the body declares.
 
     `loop`, `body` and `layers` (their declared latencies, None where they are measured) are all that the decisions
-    rest on besides what follows: the log replays.
+    rest on besides what follows: the log replays, unless there was a `residual`, whose name is left of it.
     """
 
     kind: ClassVar[str] = "started"
     live: ClassVar[frozenset[str]] = frozenset({"task", "embodiment", "observation"})
 
+    format: int = FORMAT
     task_name: str
     instruction: str
     seed: int
@@ -68,6 +69,7 @@ class EpisodeStarted(Event):
     loop: Mapping[str, object]
     body: Mapping[str, object]
     layers: Mapping[str, object]
+    residual: str = ""
     task: Task
     embodiment: Embodiment
     observation: Observation
@@ -198,7 +200,10 @@ class Ticked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeEnded(Event):
-    """The episode is over; `observation` is the last one, if the world could still give it."""
+    """The episode is over; `observation` is the last one, if the world could still give it.
+
+    `begun` is when the last tick began, whether or not it came to a command; None where that is not known.
+    """
 
     kind: ClassVar[str] = "ended"
     live: ClassVar[frozenset[str]] = frozenset({"result", "observation"})
@@ -213,6 +218,7 @@ class EpisodeEnded(Event):
     calls: int
     dropped: Mapping[str, int]
     infeasible: str
+    begun: float | None = None
     result: EpisodeResult
     observation: Observation | None
 
@@ -222,6 +228,19 @@ class Subscriber(Protocol):
     """Listens. What it raises is counted and reported with the episode; it never reaches the robot."""
 
     def on_event(self, event: Event) -> None: ...
+
+
+@runtime_checkable
+class Immediate(Subscriber, Protocol):
+    """A subscriber that takes microseconds and waits for nothing: it listens in the thread of the ticks."""
+
+    @property
+    def immediate(self) -> Literal[True]: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What it could not keep, in words, so far."""
+        ...
 
 
 class Bus:
@@ -240,14 +259,20 @@ class Bus:
 
     def close(self) -> tuple[str, ...]:
         """Finish, and say what went wrong, once each, with how often."""
-        return tuple(f"{what} ({count} times)" for what, count in self._failures.items())
+        said = tuple(f"{what} ({count} times)" for what, count in self._failures.items())
+        lacking = (subscriber.warnings for subscriber in self._subscribers if isinstance(subscriber, Immediate))
+        return said + tuple(warning for warnings in lacking for warning in warnings)
 
 
 class ThreadedBus(Bus):
-    """Tells subscribers in another thread: for the wall clock. A full queue drops events, counted, and never blocks."""
+    """Tells subscribers in another thread: for the wall clock. A full queue drops events, counted, and never blocks.
+
+    Those that are `Immediate` are told in the thread of the ticks: what they keep outlives a process that is killed.
+    """
 
     def __init__(self, subscribers: Sequence[Subscriber] = (), *, size: int = 1024, timeout: float = 5.0) -> None:
-        super().__init__(subscribers)
+        super().__init__([subscriber for subscriber in subscribers if not isinstance(subscriber, Immediate)])
+        self._immediate = Bus([subscriber for subscriber in subscribers if isinstance(subscriber, Immediate)])
         self._queue: queue.Queue[Event | None] = queue.Queue(maxsize=size)
         self._timeout = timeout
         self._lost = 0
@@ -255,6 +280,7 @@ class ThreadedBus(Bus):
         self._thread.start()
 
     def publish(self, event: Event) -> None:
+        self._immediate.publish(event)
         try:
             self._queue.put_nowait(event)
         except queue.Full:
@@ -271,7 +297,7 @@ class ThreadedBus(Bus):
         if self._thread.is_alive():
             slow = (f"subscribers were still busy {self._timeout:g} s after the end and were left behind",)
         lost = (f"{self._lost} events were dropped because subscribers were too slow",) if self._lost else ()
-        return super().close() + lost + slow
+        return super().close() + self._immediate.close() + lost + slow
 
     def _drain(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -287,7 +313,7 @@ class EventLog:
         self._file = self.path.open("w", encoding="utf-8", newline="\n")
 
     def on_event(self, event: Event) -> None:
-        self._file.write(json.dumps(event.record(), separators=(",", ":"), allow_nan=False) + "\n")
+        self._file.write(encode(pack(event)) + "\n")
         if isinstance(event, Ticked | EpisodeEnded):
             self._file.flush()
 
@@ -333,24 +359,3 @@ def _records(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, object]]:
             return
         if isinstance(record, dict):
             yield record
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.ndarray):
-        return [_plain(row) for row in value] if value.ndim > 1 else [_float32(number) for number in value.tolist()]
-    if isinstance(value, float):
-        return value + 0.0 if math.isfinite(value) else None  # no negative zero
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Reading):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if value is None or isinstance(value, str | int):
-        return value
-    raise ContractError("event", f"{type(value).__name__} has no place in the log")
-
-
-def _float32(number: float) -> float:
-    """Nine digits: enough to read the same float32 back."""
-    return float(f"{number:.9g}") + 0.0

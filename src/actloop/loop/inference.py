@@ -37,6 +37,20 @@ class Reply:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A question that a place is computing; with `drawn`, its latency is known beforehand, from `begun` on."""
+
+    ticket: Ticket
+    at: float
+    begun: float = 0.0
+    drawn: float | None = None
+
+    @property
+    def due(self) -> float | None:
+        return None if self.drawn is None else self.begun + self.drawn
+
+
 @runtime_checkable
 class Inference(Protocol):
     """Asks one layer for the loop. `submit` and `poll` return at once as far as the loop's clock can tell."""
@@ -90,7 +104,7 @@ class Charged:
         self._layer = layer
         self._charged = charged
         self._timeout = timeout
-        self._waiting: list[tuple[Ticket, float, float | None]] = []  # asked at, due at where that is known
+        self._waiting: list[_Waiting] = []
         self._replies: list[Reply] = []
         self._busy_until = -np.inf
         self._rng = np.random.default_rng(0)
@@ -121,19 +135,19 @@ class Charged:
         self._place.start(instruction, seed=seed)
 
     def submit(self, question: Question, now: float) -> None:
-        self._settle()  # a question that is not started would be superseded, and what is computed must not depend on that
+        self._settle()  # nothing waits when the next one comes: what is computed must not depend on this machine
         self._place.submit(question)
         if self._profile is None or not self._charged or question.candidates > 1:
-            self._waiting.append((question.ticket, now, None))
+            self._waiting.append(_Waiting(question.ticket, now))
             self._settle()
             return
-        due = max(now, self._busy_until) + self._profile.sample(self._rng)
-        self._busy_until = due
-        self._waiting.append((question.ticket, now, due))
+        asked = _Waiting(question.ticket, now, max(now, self._busy_until), self._profile.sample(self._rng))
+        self._busy_until = asked.begun + (asked.drawn or 0.0)
+        self._waiting.append(asked)
 
     def poll(self, now: float) -> list[Reply]:
         """Replies that are due, in the order of their due time."""
-        if any(due is not None and due <= now + SLACK for _, _, due in self._waiting):
+        if any(asked.due is not None and asked.due <= now + SLACK for asked in self._waiting):
             self._settle()
         ready = sorted((reply for reply in self._replies if reply.due <= now + SLACK), key=lambda reply: reply.due)
         self._replies = [reply for reply in self._replies if reply.due > now + SLACK]
@@ -149,27 +163,29 @@ class Charged:
             if not results:
                 raise NoAnswerError(f"no answer from {self._place.name} within {self._timeout:g} s; is it stuck?")
             waiting, self._waiting = self._waiting, []
-            for ticket, asked, due in waiting:
-                if ticket in results:
-                    self._replies.append(self._reply(results[ticket], asked, due))
+            for asked in waiting:
+                if asked.ticket in results:
+                    self._replies.append(self._reply(results[asked.ticket], asked))
                 else:
-                    self._waiting.append((ticket, asked, due))
+                    self._waiting.append(asked)
 
-    def _reply(self, result: Result, asked: float, due: float | None) -> Reply:
-        if result.error is not None:
-            due = asked
-        elif due is None:
-            seconds = result.seconds
-            if self._profile is not None and result.answer is not None:
-                seconds = sum(self._profile.sample(self._rng) for _ in range(max(result.answer.considered, 1)))
-            begun = max(asked, self._busy_until)
-            due = begun + seconds if self._charged else asked
-            self._busy_until = due
-        latency = result.seconds if not self._charged else due - asked
+    def _reply(self, result: Result, asked: _Waiting) -> Reply:
+        seconds, begun = result.seconds, asked.begun
+        if asked.drawn is not None:
+            seconds = asked.drawn
+        elif self._profile is not None and result.answer is not None:
+            seconds = sum(self._profile.sample(self._rng) for _ in range(max(result.answer.considered, 1)))
+        if result.error is not None or not self._charged:
+            begun, due = asked.at, asked.at
+        elif asked.drawn is None:
+            begun = max(asked.at, self._busy_until)
+            due = self._busy_until = begun + seconds
+        else:
+            due = begun + seconds
         return Reply(
             ticket=result.ticket,
-            latency=latency,
-            computed=result.seconds if self._profile is None else due - asked,
+            latency=begun - asked.at + seconds,
+            computed=seconds,
             due=due,
             answer=result.answer,
             error=result.error,

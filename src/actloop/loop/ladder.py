@@ -1,11 +1,11 @@
 """What to do when reality leaves the prediction: a ladder, one rung at a time, the cheapest first. Pure.
 
-    continue -> slow -> replan -> choose -> ask -> hold -> human
-                |       |         |         |      `-- stand still and look again
-                |       |         |         `-- the language model, for another instruction
-                |       |         `-- the best of several chunks, by what they lead to
-                |       `-- a new chunk from what is seen now
-                `-- follow the plan slower
+continue -> slow -> replan -> choose -> ask -> hold -> human
+            |       |         |         |      `-- stand still and look again
+            |       |         |         `-- the language model, for another instruction
+            |       |         `-- the best of several chunks, by what they lead to
+            |       `-- a new chunk from what is seen now
+            `-- follow the plan slower
 """
 
 from collections.abc import Callable
@@ -75,6 +75,7 @@ class Ladder:
         """An alarm at `tick`: climb, unless the rung in force still has time to show its effect.
 
         Args:
+            tick: of now.
             refusal: why a rung cannot be taken now, or empty.
             delay: ticks until a rung can have an effect.
 

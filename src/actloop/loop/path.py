@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from actloop.contracts import Action, Embodiment
 
 GRIPPER = "gripper"
+NEARLY = 1e-9  # of an action: progress sums floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Path:
         there = self.point(end)
         action = np.where(self.kinds.delta, there - self.point(at), there)
         if not self._plain:
-            index = min(max(math.ceil(end) - 1, 0), len(self.actions) - 1)
+            index = min(max(math.ceil(end - NEARLY) - 1, 0), len(self.actions) - 1)
             action = np.where(self.kinds.velocity, self.actions[index] * (end - at), action)
             action = np.where(self._switched, self.actions[index], action)
         sent: Action = action.astype(np.float32)

@@ -1,7 +1,7 @@
 """A module in a process of its own: what it computes can neither delay a tick nor take the robot down with it.
 
 thread of the place:  question --pickle--> pipe --------> child: module.answer --pipe--> result
-                      `- arrays -> shared memory (owned by the child until it has replied) -> its own copies
+                      `- arrays -> shared memory, which is the child's until it has replied and keeps none of them
 
 Parent and child are one code base, so the pipe carries pickles; nothing else writes into it.
 """
@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Collection
 from multiprocessing import connection, shared_memory
 from typing import Any
 
@@ -26,8 +27,12 @@ from actloop.loop.places import ModuleWorker, Portable, Threaded, check_seconds
 from actloop.loop.questions import Module, Question, Result
 
 SHARED = 4096  # bytes from which an array goes through shared memory; below, the pipe is cheaper
+RING = 4  # shared memories at most: one on its way, and those that a session keeps without a copy
 HEADER = 64  # bytes before the arrays: the number of the question, written before and after them
 ALIVE = 0.5  # seconds between looks at whether the other process still lives; its end of the pipe tells sooner
+
+
+_Parcel = tuple[int, str, tuple[int, ...], tuple[str, ...], bytes]  # number, memory, sizes, all memories, the rest
 
 
 class ProcessFailed(ActloopError):
@@ -111,9 +116,10 @@ class _Child:
 
     def ask(self, question: Question) -> Result:
         try:
-            seconds, answer, error, trace = self._exchange(lambda: ("ask", *self._outbox.pack(question)))
-        except ProcessFailed as failed:
-            seconds, answer, error, trace = 0.0, None, failed, ""
+            reply = self._exchange(lambda: ("ask", *self._outbox.pack(question)))
+            seconds, answer, error, trace, self._outbox.held = reply
+        except (ProcessFailed, OSError) as failed:
+            return Result(ticket=question.ticket, seconds=0.0, error=failed)
         if trace:
             error.add_note(trace)
         return Result(ticket=question.ticket, seconds=seconds, answer=answer, error=error)
@@ -199,16 +205,18 @@ class _Child:
 
 
 class _Outbox:
-    """Shared memory for the arrays of the question on its way, as large as the largest so far."""
+    """A ring of shared memories for the arrays of questions, each as large as it ever had to be."""
 
     def __init__(self) -> None:
-        self._memory: shared_memory.SharedMemory | None = None
+        self._ring: dict[str, shared_memory.SharedMemory] = {}
         self._number = 0
+        self.held: Collection[str] = ()
 
-    def pack(self, question: Question) -> tuple[int, str, list[int], bytes]:
-        """Its number, the name of the memory, the sizes of the arrays in it, and all the rest, pickled.
+    def pack(self, question: Question) -> _Parcel:
+        """Write the arrays of a question, each once, however often the question holds it, and pickle the rest.
 
-        One array is written once, however often the question holds it.
+        Raises:
+            OSError: the machine has no shared memory left.
         """
         arrays: list[np.ndarray] = []
 
@@ -221,65 +229,79 @@ class _Outbox:
 
         stream = io.BytesIO()
         _Packer(stream, protocol=5, buffer_callback=take).dump(question)
-        sizes = [array.nbytes for array in arrays]
+        sizes = tuple(array.nbytes for array in arrays)
         self._number += 1
-        if not sizes:
-            return self._number, "", sizes, stream.getvalue()
-        memory = self._room(HEADER + sum(sizes))
-        marks = np.frombuffer(_bytes(memory), np.uint64, 2)
-        marks[0] = self._number
-        begin = HEADER
-        for array in arrays:
-            # NumPy lets other threads run while it copies; a slice of a memoryview would not.
-            np.copyto(np.frombuffer(_bytes(memory), np.uint8, array.nbytes, begin), array)
-            begin += array.nbytes
-        marks[1] = self._number
-        return self._number, memory.name, sizes, stream.getvalue()
+        memory = self._room(HEADER + sum(sizes)) if sizes else None
+        if memory is not None:
+            marks = np.frombuffer(_bytes(memory), np.uint64, 2)
+            marks[0] = self._number
+            begin = HEADER
+            for array in arrays:
+                # NumPy lets other threads run while it copies; a slice of a memoryview would not.
+                np.copyto(np.frombuffer(_bytes(memory), np.uint8, array.nbytes, begin), array)
+                begin += array.nbytes
+            marks[1] = self._number
+        return self._number, memory.name if memory else "", sizes, tuple(self._ring), stream.getvalue()
 
     def close(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-            self._memory.unlink()
-            self._memory = None
+        for name in list(self._ring):
+            self._drop(name)
 
     def _room(self, size: int) -> shared_memory.SharedMemory:
-        if self._memory is None or self._memory.size < size:
-            self.close()
-            self._memory = shared_memory.SharedMemory(create=True, size=size)
-        return self._memory
+        free = [name for name in self._ring if name not in self.held]
+        for name in free:
+            if self._ring[name].size >= size:
+                return self._ring[name]
+            self._drop(name)
+        left = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
+        if left is not None and left.f_bavail * left.f_frsize < size:  # writing beyond would be SIGBUS, not an error
+            mend = "give the container more, for example with --shm-size=1g"
+            raise OSError(f"shared memory (/dev/shm) has no room for {size / 1e6:.1f} MB of images: {mend}")
+        memory = shared_memory.SharedMemory(create=True, size=size)
+        self._ring[memory.name] = memory
+        return memory
+
+    def _drop(self, name: str) -> None:
+        memory = self._ring.pop(name)
+        memory.close()
+        memory.unlink()
 
 
 class _Inbox:
-    """The child's side of the memory."""
+    """The child's side of the ring. A memory stays the child's until nothing there looks at its arrays any more."""
 
     def __init__(self) -> None:
-        self._memory: shared_memory.SharedMemory | None = None
+        self._ring: dict[str, shared_memory.SharedMemory] = {}
+        self._lent: dict[str, weakref.ref[np.ndarray]] = {}
 
-    def unpack(self, number: int, name: str, sizes: list[int], rest: bytes) -> Question:
-        """The question, with arrays of its own: a session may keep what it saw.
-
-        Raises:
-            ActloopError: the memory holds another question than the one announced.
-        """
-        arrays: list[bytearray] = []
+    def unpack(self, number: int, name: str, sizes: tuple[int, ...], ring: tuple[str, ...], rest: bytes) -> Question:
+        """The question, its arrays where the parent wrote them, or copied where too many of the ring are kept."""
+        for gone in set(self._ring) - set(ring):
+            self._ring.pop(gone).close()
+        arrays: list[np.ndarray] = []
         if sizes:
-            buffer = _bytes(self._attached(name))
-            marks = np.frombuffer(buffer, np.uint64, 2)
-            begin, before = HEADER, int(marks[1])
-            for size in sizes:
-                arrays.append(bytearray(buffer[begin : begin + size]))
-                begin += size
-            if not before == int(marks[0]) == number:
-                raise ActloopError(f"images of question {int(marks[0])} came with question {number}")
+            if name not in self._ring:
+                self._ring[name] = shared_memory.SharedMemory(name=name)
+            self.check(number, name)
+            whole = np.frombuffer(_bytes(self._ring[name]), np.uint8)
+            begins = np.cumsum((HEADER, *sizes))
+            arrays = [whole[begin : begin + size] for begin, size in zip(begins, sizes, strict=False)]
+            if len(self.held()) >= RING - 1:
+                arrays = [array.copy() for array in arrays]
+            self._lent[name] = weakref.ref(whole)
         question: Question = pickle.loads(rest, buffers=arrays)
         return question
 
-    def _attached(self, name: str) -> shared_memory.SharedMemory:
-        if self._memory is None or self._memory.name != name:
-            if self._memory is not None:
-                self._memory.close()
-            self._memory = shared_memory.SharedMemory(name=name)
-        return self._memory
+    def check(self, number: int, name: str) -> None:
+        """Raise `ActloopError` where a memory does not hold the whole of the question announced."""
+        if name:
+            found = np.frombuffer(_bytes(self._ring[name]), np.uint64, 2).tolist()
+            if found != [number, number]:
+                raise ActloopError(f"torn images: those of question {number} are from {found[0]} to {found[1]}")
+
+    def held(self) -> list[str]:
+        """The memories that something here still looks at: a session may keep what it saw."""
+        return [name for name, whole in self._lent.items() if whole() is not None and name in self._ring]
 
 
 def _bytes(memory: shared_memory.SharedMemory) -> memoryview:
@@ -320,15 +342,17 @@ def _reply(worker: ModuleWorker, inbox: _Inbox, word: str, *content: Any) -> byt
     if word == "begin":
         worker.begin(*content)
         return pickle.dumps(None)
+    number, name, *_ = content
     seconds, error = 0.0, None
     try:
         result = worker.ask(inbox.unpack(*content))
+        inbox.check(number, name)
         seconds, error = result.seconds, result.error
         if error is None:
-            return pickle.dumps((seconds, result.answer, None, ""), protocol=5)
-    except Exception as raised:  # torn, or an answer that cannot be pickled
+            return pickle.dumps((seconds, result.answer, None, "", inbox.held()), protocol=5)
+    except Exception as raised:  # torn images, or an answer that cannot be pickled
         error = raised
-    return pickle.dumps((seconds, None, *_portable(error)))
+    return pickle.dumps((seconds, None, *_portable(error), inbox.held()))
 
 
 def _portable(raised: Exception) -> tuple[Exception, str]:

@@ -56,7 +56,8 @@ class Question:
 class Answer:
     """What a layer says: a prediction (action, foresight), readings (check) or a text (semantic).
 
-    `text` is the instruction from now on, `done` whether the task is; None where it was not asked. `considered` counts the candidates that were weighed before the time was up, and `values` are theirs.
+    `text` is the instruction from now on, `done` whether the task is; None where it was not asked. `considered` counts
+    the candidates that were weighed before the time was up, and `values` are theirs.
     """
 
     prediction: Prediction | None = None

@@ -21,7 +21,7 @@ from actloop.contracts import Action, ActionChunk, Committed, Embodiment, Observ
 from actloop.errors import ContractError
 from actloop.loop.governor import Governor, Limits
 from actloop.loop.joining import Join, Motion, continued, ensembled
-from actloop.loop.path import Kinds, Path
+from actloop.loop.path import NEARLY, Kinds, Path
 from actloop.loop.questions import Layer, Ticket
 
 STARVED = "starved"  # held, no chunk has come yet
@@ -29,7 +29,6 @@ LATE = "late"  # held, the plan is spent
 STALE = "stale"  # held, the plan rests on too old an observation
 TOLD = "told"  # held, because the loop said so
 HOLDS = (STARVED, LATE, STALE, TOLD)
-NEARLY = 1e-9  # of an action: progress sums floats
 
 Residual = Callable[[Observation, Action, int], Action]
 """`residual(obs, action, index)`: what to add to the action of this tick, in action units (as A2C2, 2509.23224)."""
@@ -139,6 +138,7 @@ class Schedule:
                 raise ContractError(name, f"expected at least {least}, got {value}")
         self._body = embodiment
         self._kinds = Kinds.of(embodiment)
+        self._any_delta = bool(self._kinds.delta.any())
         self._execute_horizon = execute_horizon
         self._join = join or Join()
         self._max_age = max_age
@@ -185,7 +185,7 @@ class Schedule:
         return ticket
 
     def committed(self, delay: int) -> Committed | None:
-        """What the plan has from now on, of which the next `delay` actions will be executed meanwhile; None if spent."""
+        """What the plan has from now on, its next `delay` actions to be executed meanwhile; None where it is spent."""
         plan = self._plan
         if plan is None or self.left < 1 or self._stale():
             return None
@@ -244,9 +244,7 @@ class Schedule:
         if why or plan is None:
             held = self._hold(obs, tick)
             governed = self._governor.govern(None, 0.0, hold=held, state=state)
-            self._pending = Command(
-                action=governed.action, wanted=held, hold=why, pace=0.0, reasons=governed.reasons
-            )
+            self._pending = Command(action=governed.action, wanted=held, hold=why, pace=0.0, reasons=governed.reasons)
             return self._pending
         pace = min(pace, plan.end - plan.at)
         if pace > 1 - NEARLY:
@@ -380,8 +378,11 @@ class Schedule:
         if self._plan is not None:
             self._older = [*self._older, self._plan][-8:]
         if self._join.how == "ensemble":
-            chunks = [(mark.progress - old.begun, np.where(kinds.delta, self._body.action.clip(old.raw), old.raw))
-                      for old in self._older if mark.progress - old.begun < len(old.raw)]
+            chunks = [
+                (mark.progress - old.begun, np.where(kinds.delta, self._body.action.clip(old.raw), old.raw))
+                for old in self._older
+                if mark.progress - old.begun < len(old.raw)
+            ]
             meant = ensembled([*chunks, (0.0, meant)], kinds, self._join.decay)
         whole = Path(meant, np.zeros(self._body.action.size, np.float32), kinds)
         owed = np.where(kinds.delta, whole.point(at) - (self._moved - mark.moved), 0.0)
@@ -408,6 +409,8 @@ class Schedule:
 
     def _correction(self, plan: _Plan, obs: Observation | None, index: int) -> Action | None:
         """What deltas are behind the path, where limits cut them, and what a residual adds."""
+        if self._residual is None and not self._any_delta:
+            return None
         behind = np.where(self._kinds.delta, plan.path.point(plan.at) - plan.done, 0.0)
         correction = np.where(np.abs(behind) > NEARLY, behind, 0.0)
         if self._residual is not None and obs is not None:
@@ -468,7 +471,7 @@ def conflict(*, latency: float, period: float, horizon: int, execute_horizon: in
     if delay <= horizon - execute_horizon:
         return ""
     return (
-        f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz), but {execute_horizon} actions "
-        f"are executed of chunks of {horizon}, which leaves {horizon - execute_horizon}: execute at most "
-        f"{horizon - delay}, take longer chunks, a faster model or a lower control rate"
+        f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz), but {execute_horizon} actions"
+        f" are executed of chunks of {horizon}, which leaves {horizon - execute_horizon}: execute at most"
+        f" {horizon - delay}, take longer chunks, a faster model or a lower control rate"
     )

@@ -35,6 +35,7 @@ from actloop.models.text import Vocabulary
 SHARPNESS = 4.0
 WORD = 12
 CELL = 8  # pixels per side of a patch
+PATCH = 10  # numbers that a patch is summed up in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +58,24 @@ class JudgeConfig:
 
 
 class Judge(nn.Module):
-    """The network. `blank` stands for a view that there is none of."""
+    """The network. `blank` stands for a view that there is none of, `place` tells where in the picture a cell is."""
+
+    unit: Tensor
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
         self.config = config
         wide, twice, hidden = config.channels, 2 * config.channels, config.hidden
-        self.blank = nn.Parameter(torch.zeros(config.cameras, config.views, 3))
+        cells = config.pixels // 2
+        self.blank = nn.Parameter(torch.zeros(config.cameras, config.views, wide))
+        self.place = nn.Parameter(0.1 * torch.randn(config.cameras, wide, cells, cells))
+        self.register_buffer("unit", torch.tensor(1 / 127.5), persistent=False)
         self.words = nn.Embedding(config.words, WORD, padding_idx=0)
         self.condition = nn.Sequential(
             nn.Linear(config.numbers + config.tokens * WORD, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden)
         )
         sizes = (wide, twice, twice)
-        self.look = nn.Conv2d(3 * config.views + 2, wide, 4, stride=2, padding=1)
+        self.look = nn.Conv2d(3 * config.views, wide, 4, stride=2, padding=1, bias=False)
         self.again = nn.Conv2d(wide, twice, 3, stride=2, padding=1)
         self.closer = nn.Conv2d(twice, twice, 3, padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(4, size) for size in sizes)
@@ -78,14 +84,14 @@ class Judge(nn.Module):
             assert isinstance(film, nn.Linear)
             nn.init.normal_(film.weight, std=0.02)
         self.maps = nn.Conv2d(twice, config.keypoints, 1)
-        self.patches = nn.Conv2d(twice, 12, 3, stride=2, padding=1)
-        patches = 12 * (config.pixels // CELL) ** 2
+        self.patches = nn.Conv2d(twice, PATCH, 3, stride=2, padding=1)
+        patches = PATCH * (config.pixels // CELL) ** 2
         self.gather = nn.Linear(config.cameras * patches, hidden)
         seen = config.cameras * (2 * config.keypoints + twice)
         self.head = nn.Sequential(
             nn.Linear(2 * hidden + seen, hidden), nn.GELU(), nn.Dropout(0.1), nn.Linear(hidden, 1)
         )
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # twice as fast on a CPU
 
     def forward(
         self,
@@ -94,13 +100,12 @@ class Judge(nn.Module):
         words: Int[Tensor, "batch tokens"],
         absent: Float[Tensor, "batch views"],
     ) -> Float[Tensor, "batch"]:
-        """The logit; where `absent` is 1 the view counts as not given."""
-        shown = pictures.float() / 127.5 - 1
-        away = rearrange(absent, "b v -> b 1 v 1 1 1")
-        shown = torch.lerp(shown, self.blank[None, :, :, None, None], away)
-        x = rearrange(shown, "b n v h w c -> (b n) h w (v c)").contiguous().permute(0, 3, 1, 2)  # channels last in memory
+        """The logit; where `absent` is 1 the view, which must be black, counts as not given."""
+        x = rearrange(pictures, "b n v h w c -> (b n) h w (v c)").float().permute(0, 3, 1, 2)  # channels last in memory
+        placed = self.place + torch.einsum("bv,nvc->bnc", absent, self.blank)[..., None, None]
         condition = functional.gelu(self.condition(torch.cat([numbers, self.words(words).flatten(1)], dim=1)))
-        x = self._modulated(0, self.look(torch.cat([x, _grid(x)], dim=1)), condition)
+        x = torch.addcmul(placed.flatten(0, 1), self.look(x), self.unit)
+        x = self._modulated(0, x, condition)
         x = self._modulated(1, self.again(x), condition)
         x = self._modulated(2, self.closer(x), condition)
         strongest = x.amax((2, 3))

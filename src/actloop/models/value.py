@@ -102,9 +102,7 @@ class OutcomeScorer:
         return sum(parts) / len(parts)
 
 
-def imagined_value(
-    value: Value, obs: Observation, chunk: ActionChunk, future: Future, instruction: str
-) -> float:
+def imagined_value(value: Value, obs: Observation, chunk: ActionChunk, future: Future, instruction: str) -> float:
     """How far along the last imagined frame within the chunk is, with the state that the chunk leads to there."""
     count = min(len(frames) for frames in future.frames.values())
     ticks = future.period / chunk.period

@@ -24,7 +24,8 @@ from actloop.models.judge import Judging, load_judging, save_judging
 
 FORMAT = "actloop.verifier.1"
 VIEWS = ("now", "anchor", "imagined")
-SCALARS = 3  # lead, whether something was imagined, how far its frame is from now
+SCALARS = 3  # lead, whether something was imagined, how far its frame is from now: the first of the numbers
+IMAGINED = slice(1, 3)
 
 
 class Verifier:
@@ -109,7 +110,7 @@ def moment_numbers(
     normalizers: Mapping[str, Normalizer],
     horizon: int,
 ) -> Float[np.ndarray, "numbers"]:
-    """State, its change, what was sent, lead, how far the imagined frame lies `ahead`, and the rest as a masked path.
+    """Lead, how far the imagined frame lies `ahead`, state, its change, what was sent, and the rest as a masked path.
 
     `ahead` is in ticks, None where no frame is shown.
     """
@@ -123,7 +124,7 @@ def moment_numbers(
         told[: len(rest), :-1] = path.normalize(path_of(rest, embodiment))
         told[: len(rest), -1] = 1.0
     scalars = (evidence.lead / horizon, ahead is not None, (ahead or 0.0) / horizon)
-    return np.concatenate([now, change, sent, scalars, told.ravel()]).astype(np.float32)
+    return np.concatenate([scalars, now, change, sent, told.ravel()]).astype(np.float32)
 
 
 def numbers_size(embodiment: Embodiment, horizon: int) -> int:

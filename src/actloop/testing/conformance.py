@@ -21,6 +21,7 @@ from actloop.contracts import (
     Outcome,
     Policy,
     Prediction,
+    SamplingPolicy,
     Session,
     Task,
     World,
@@ -80,7 +81,7 @@ def check_policy(
     """Run the whole suite on a policy and an observation that fits its embodiment.
 
     Args:
-        policy: any policy; one that is a `WorldActionModel` is asked to imagine as well.
+        policy: any policy; one that is a `WorldActionModel` or a `SamplingPolicy` is asked for that as well.
         obs: an observation of its body, best one taken from its world at a tick above 0.
         instruction: what it is told.
         stochastic: whether another seed has to give another answer; False for a policy without any randomness.
@@ -106,9 +107,27 @@ def check_policy(
     committed = Committed(actions=left, fixed=min(1, len(left), policy.horizon - 1))
     _, following = policy.predict(session, later, committed=committed)
     _check_chunk(policy.embodiment, policy.horizon, later, following.chunk, "predict(committed=...)")
+    if isinstance(policy, SamplingPolicy):
+        _check_samples(policy, session, obs, committed, stochastic=stochastic)
     if isinstance(policy, WorldActionModel):
         _check_imagination(policy, instruction, obs)
     _check_bad_observations(policy, instruction, obs)
+
+
+def _check_samples(
+    policy: SamplingPolicy[Session], session: Session, obs: Observation, committed: Committed, *, stochastic: bool
+) -> None:
+    for given, where in ((None, "policy.sample"), (committed, "policy.sample(committed=...)")):
+        after, chunks = policy.sample(session, obs, count=3, committed=given)
+        _require(len(chunks) == 3, where, f"gave {len(chunks)} chunks for count=3")
+        for chunk in chunks:
+            _check_chunk(policy.embodiment, policy.horizon, obs, chunk, where.removeprefix("policy."))
+        _, again = policy.sample(session, obs, count=3, committed=given)
+        same = [np.array_equal(chunk.actions, other.actions) for chunk, other in zip(chunks, again, strict=True)]
+        _require(all(same), where, "the same session and observation gave other chunks")
+        alike = np.array_equal(chunks[0].actions, chunks[1].actions)
+        _require(not (stochastic and alike), where, "two samples are the same chunk")
+        policy.predict(after, replace(obs, tick=obs.tick + 1, time=obs.time + policy.embodiment.period))
 
 
 def _require(kept: bool, path: str, broken: str) -> None:

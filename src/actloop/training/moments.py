@@ -141,16 +141,20 @@ class Perturber:
         direction = self._rng.normal(size=rest.shape[1]) * (self._spread > 0)
         aside = direction / np.linalg.norm(direction) * self._spread * self._rng.uniform(*SHIFT)
         steps = np.minimum(np.arange(1, len(rest) + 1), RAMP)[:, None] / RAMP * aside
-        return rest + np.where(self._summed, np.diff(steps, axis=0, prepend=0.0), steps)
+        moved: np.ndarray = rest + np.where(self._summed, np.diff(steps, axis=0, prepend=0.0), steps)
+        return moved
 
     def _elsewhere(self, moment: Moment, length: int) -> np.ndarray:
         """A stretch of another moment of this episode, or of another episode."""
         own = self._rollouts[moment.episode]
         away = [plan for plan, asked in enumerate(own.asked) if abs(int(asked) - moment.now) >= FAR]
         if away and self._rng.random() < 0.5:
-            return own.chunks[int(self._rng.choice(away))][:length]
-        other = self._rollouts[int(self._rng.integers(len(self._rollouts)))]
-        return other.chunks[int(self._rng.integers(len(other.chunks)))][:length]
+            chunk = own.chunks[int(self._rng.choice(away))]
+        else:
+            other = self._rollouts[int(self._rng.integers(len(self._rollouts)))]
+            chunk = other.chunks[int(self._rng.integers(len(other.chunks)))]
+        taken: np.ndarray = chunk[:length]
+        return taken
 
     def _other_words(self, instruction: str) -> str:
         """Preferably of the same kind: another colour or side."""
@@ -190,8 +194,8 @@ class Frames:
             for place, name in enumerate(names):
                 for tick, frame in enumerate(rollout.images[name]):
                     pixels[first + tick, place] = resized(frame, size)
-                for row, frame in zip(rows.flat, rollout.imagined[name].reshape(-1, *frame.shape), strict=True):
-                    pixels[row, place] = resized(frame, size)
+                for row, index in zip(rows.flat, np.ndindex(*rows.shape), strict=True):
+                    pixels[row, place] = resized(rollout.imagined[name][index], size)
         return cls(pixels=pixels, seen=seen, imagined=imagined)
 
 
@@ -219,9 +223,10 @@ class Told:
     vocabulary: Vocabulary
     normalizers: Mapping[str, Normalizer]
     horizon: int
+    imagines: bool
 
 
-def told_by(rollouts: Sequence[Rollout], embodiment: Embodiment) -> Told:
+def told_by(rollouts: Sequence[Rollout], embodiment: Embodiment, *, imagines: bool) -> Told:
     """Words, normalisers and horizon of some rollouts."""
     states = np.concatenate([rollout.states for rollout in rollouts])
     horizon = max(rollout.chunks.shape[1] for rollout in rollouts)
@@ -233,6 +238,7 @@ def told_by(rollouts: Sequence[Rollout], embodiment: Embodiment) -> Told:
         vocabulary=Vocabulary.of((rollout.instruction for rollout in rollouts), max_tokens=most),
         normalizers={"state": mean_std(states), "path": mean_std(np.concatenate(rests))},
         horizon=horizon,
+        imagines=imagines,
     )
 
 
@@ -249,7 +255,7 @@ def verifier_samples(
             made = [perturb(found, moment) for _ in range(perturbed if moment.kind == FITS else 0)]
             rows += [(moment, *one) for one in made if one is not None]
     words = {text: told.vocabulary.encode(text).numpy() for text in {found.instruction for _, found, _ in rows}}
-    nearest = [nearest_imagined(found) for _, found, _ in rows]
+    nearest = [nearest_imagined(found) if told.imagines else None for _, found, _ in rows]
     views = [
         (
             frames.seen[moment.episode] + moment.now,
@@ -263,7 +269,7 @@ def verifier_samples(
         for (_, found, _), near in zip(rows, nearest, strict=True)
     ]
     return Samples(
-        views=np.array(views),
+        views=np.array(views)[:, : 3 if told.imagines else 2],
         numbers=np.stack(numbers),
         words=np.stack([words[found.instruction] for _, found, _ in rows]),
         target=np.array([kind != FITS for _, _, kind in rows], np.float32),
@@ -295,9 +301,7 @@ def value_samples(rollouts: Sequence[Rollout], frames: Frames, told: Told, usual
         if not rollout.success or rollout.task not in usual:
             continue
         first = max(rollout.disturbed_at, 0)
-        rows += [
-            (episode, tick, int(frames.seen[episode]) + tick, "seen") for tick in range(first, rollout.ticks + 1)
-        ]
+        rows += [(episode, tick, int(frames.seen[episode]) + tick, "seen") for tick in range(first, rollout.ticks + 1)]
         ends = [*rollout.asked[1:], rollout.ticks]
         for plan, (anchor, end) in enumerate(zip(rollout.asked, ends, strict=True)):
             for index, after in enumerate(rollout.imagined_after):
@@ -305,9 +309,7 @@ def value_samples(rollouts: Sequence[Rollout], frames: Frames, told: Told, usual
                 if anchor >= first and tick <= end:
                     rows.append((episode, tick, int(frames.imagined[episode][plan, index]), "imagined"))
     told_state, words = told.normalizers["state"], told.vocabulary
-    target = [
-        1 - (rollouts[episode].ticks - tick) / usual[rollouts[episode].task] for episode, tick, _, _ in rows
-    ]
+    target = [1 - (rollouts[episode].ticks - tick) / usual[rollouts[episode].task] for episode, tick, _, _ in rows]
     return Samples(
         views=np.array([[row] for _, _, row, _ in rows]),
         numbers=np.stack([told_state.normalize(rollouts[episode].states[tick]) for episode, tick, _, _ in rows]),

@@ -166,9 +166,7 @@ def collect(
         if path.exists():
             continue
         arm, task = arms[number % len(arms)], tasks[number // len(arms) % len(tasks)]
-        rollout = roll_out(
-            world, policies[arm], task, arm=arm, seed=seed, number=number, disturb_share=disturb_share
-        )
+        rollout = roll_out(world, policies[arm], task, arm=arm, seed=seed, number=number, disturb_share=disturb_share)
         write(path, rollout)
         if progress is not None:
             progress(number, rollout)
@@ -206,9 +204,11 @@ def read(path: Path) -> Rollout:
         for name in [name for name in arrays if "." in name]:
             group, _, camera = name.partition(".")
             groups[group][camera] = arrays.pop(name)
-        return Rollout(**facts, **arrays, **groups)
+        return Rollout(**facts, **arrays, images=groups["images"], imagined=groups["imagined"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a rollout ({type(error).__name__}: {error}); delete it, it is made again") from error
+        raise DataError(
+            f"{path}: not a rollout ({type(error).__name__}: {error}); delete it, it is made again"
+        ) from error
 
 
 def read_rollouts(folder: Path, *, limit: int | None = None) -> list[Rollout]:

@@ -64,7 +64,7 @@ def leftover(
         return None
     weights = soft_mask(fixed, ticks, horizon) if guides else (torch.arange(horizon) < fixed).float()
     padded = functional.pad(actions[:, :ticks], (0, 0, 0, horizon - ticks))
-    return Leftover(actions=padded, weights=weights.to(actions), how=how)
+    return Leftover(actions=padded, weights=weights.to(actions.device), how=how)
 
 
 def soft_mask(fixed: int, end: int, horizon: int) -> Float[Tensor, "horizon"]:

@@ -71,7 +71,8 @@ class Block(nn.Module):
 
 
 class Modulation(NamedTuple):
-    """What one layer is told about time: (hidden) if that is the same for all samples, else (batch, 1, hidden)."""
+    """What one layer is told about time: (hidden) if that is the same for all tokens of all samples, else what
+    broadcasts to (batch, tokens, hidden)."""
 
     shift1: Tensor
     scale1: Tensor

@@ -1,9 +1,9 @@
 """Faults by schedule and seed: what goes wrong, when, in words and JSON; `disturbed.py` makes it happen.
 
-KIND[:TARGET]@WHEN[+TICKS][*STRENGTH][~PATIENCE]
+KIND[:TARGET]@WHEN[+TICKS][=STRENGTH][~PATIENCE]
 
 displace@20          at tick 20                   freeze:front@15+10      camera front, for ticks 15 to 24
-displace@15-30       at a tick drawn from 15..30  noise:position@0*0.05   that part, to the end, 5 % of its range
+displace@15-30       at a tick drawn from 15..30  noise:position@0=0.05   that part, to the end, 5 % of its range
 slip@grasp           when the object is grasped   push@half-way~10        then, or up to 10 ticks later, once it fits
 """
 
@@ -17,13 +17,13 @@ import numpy as np
 from actloop.errors import ContractError, UnknownNameError
 from actloop.simulation.faults.effects import KINDS
 
-FORM = "KIND[:TARGET]@WHEN[+TICKS][*STRENGTH][~PATIENCE]"
-EXAMPLES = "displace@20, displace@15-30, slip@grasp, freeze:front@15+10 or noise:position@0*0.05"
+FORM = "KIND[:TARGET]@WHEN[+TICKS][=STRENGTH][~PATIENCE]"
+EXAMPLES = "displace@20, displace@15-30, slip@grasp, freeze:front@15+10 or noise:position@0=0.05"
 HALF_WAY = "half-way"  # the one event that needs no telling: half of what the world's expert takes
 PATIENCE = 20
 _PARSED = re.compile(
-    r"(?P<kind>[^:@+*~]+)(:(?P<target>[^@+*~]+))?@(?P<at>[^@+*~]+)"
-    r"(\+(?P<duration>[^+*~]*))?(\*(?P<strength>[^+*~]*))?(~(?P<patience>[^+*~]*))?"
+    r"(?P<kind>[^:@+=~]+)(:(?P<target>[^@+=~]+))?@(?P<at>[^@+=~]+)"
+    r"(\+(?P<duration>[^+=~]*))?(=(?P<strength>[^+=~]*))?(~(?P<patience>[^+=~]*))?"
 )
 _EVENT = re.compile(r"[a-z][a-z-]*")
 
@@ -79,7 +79,7 @@ class Fault:
         if self.duration is not None:
             text += f"+{self.duration}"
         if self.strength is not None:
-            text += f"*{np.format_float_positional(self.strength, trim='-')}"
+            text += f"={np.format_float_positional(self.strength, trim='-')}"
         return text + (f"~{self.patience}" if self.patience != PATIENCE else "")
 
     def to_dict(self) -> dict[str, object]:
@@ -211,7 +211,7 @@ def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ContractError("after '*'", f"expected a number for the strength, got {text!r}") from error
+        raise ContractError("after '='", f"expected a number for the strength, got {text!r}") from error
 
 
 def _whole(value: object, least: int) -> bool:

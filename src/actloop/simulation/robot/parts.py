@@ -1,6 +1,7 @@
 """What a robot's numbers mean, said once by its user: LeRobot names its floats, but tells no units, limits or kinds.
 
-{"shoulder_pan.pos": 3.1, ..., "front": picture} --BodyMap--> Observation      action --BodyMap--> {"shoulder_pan.pos": ...}
+{"shoulder_pan.pos": 3.1, ..., "front": picture} --BodyMap--> state vector, pictures
+action vector --BodyMap--> {"shoulder_pan.pos": 3.4, ...}
 """
 
 from collections.abc import Iterable, Mapping, Sequence

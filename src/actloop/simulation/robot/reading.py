@@ -35,11 +35,15 @@ class Reader:
         read: reads everything once; may take as long as a camera does. What it raises is raised again by `newest`.
         mode: who calls it.
         patience: seconds after which a reading that has not ended is an error.
+        apart: seconds between the beginnings of two readings, at least, in the mode "concurrent".
         now: seconds of a monotonic clock.
     """
 
-    def __init__(self, read: Callable[[], Sensed], *, mode: Mode, patience: float, now: Callable[[], float]) -> None:
-        self._read, self._mode, self._patience, self._now = read, mode, patience, now
+    def __init__(
+        self, read: Callable[[], Sensed], *, mode: Mode, patience: float, apart: float, now: Callable[[], float]
+    ) -> None:
+        self._read, self._mode, self._now = read, mode, now
+        self._patience, self._apart = patience, apart
         self._bus = threading.Lock()  # held while the robot is spoken to: its wires carry one message at a time
         self._wanted = threading.Event()
         self._stop = threading.Event()
@@ -82,7 +86,10 @@ class Reader:
 
         Raises:
             RobotError: the reading under way does not end.
+            ActloopError: what the last reading raised: nothing is sent blindly.
         """
+        if self._error is not None:
+            raise self._error
         if self._mode == "concurrent":
             return send()
         if not self._bus.acquire(timeout=self._patience):
@@ -114,6 +121,8 @@ class Reader:
             except ActloopError as error:
                 self._error = error
                 return
+            if self._mode == "concurrent":  # a robot without cameras would keep a processor busy
+                stop.wait(max(0.0, self._newest.time + self._apart - self._now()))
 
     def _take(self) -> Reading:
         if self._mode == "concurrent":

@@ -23,7 +23,9 @@ class MissingDescription(MissingDependency):
 
     def __init__(self) -> None:
         self.what, self.why, self.mend = "a description", "a robot is described by a TOML file", "spec=FILE"
-        ActloopError.__init__(self, "is your own robot: give its description as the option spec=FILE (docs/robot.md)")
+        ActloopError.__init__(
+            self, "the world 'robot' is yours: describe it in a file, and give that as spec=FILE (docs/robot.md)"
+        )
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), ()
@@ -147,16 +149,14 @@ def _known(path: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
             raise UnknownNameError(f"{path}, key", key, known)
 
 
-def _get(path: str, table: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+def _get(path: str, table: Mapping[str, Any], key: str, kind: Any, default: Any = None) -> Any:
     value = table.get(key, default)
     if value is None:
         raise ContractError(path, f"misses {key!r}")
     if not isinstance(value, kind):
-        raise ContractError(f"{path}.{key}", f"expected {_WORDS.get(kind, kind.__name__)}, got {value!r}")
+        expected = {str: "text", Mapping: "a table", list: "a list"}[kind]
+        raise ContractError(f"{path}.{key}", f"expected {expected}, got {value!r}")
     return value
-
-
-_WORDS = {str: "text", Mapping: "a table", list: "a list"}
 
 
 def _number(path: str, table: Mapping[str, Any], key: str) -> float:

@@ -3,6 +3,7 @@
 import inspect
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,16 @@ from actloop.simulation.robot.parts import BodyMap, LeRobot, RobotError, RobotPa
 from actloop.simulation.robot.reading import MODES, Mode, Reader, Reading, Sensed
 
 Home = Callable[[Any, Task, int], None]
+BURST = 4  # commands that may not come in half the time that they should take
+_USED = (
+    "observation_features",
+    "action_features",
+    "is_connected",
+    "connect",
+    "get_observation",
+    "send_action",
+    "disconnect",
+)
 
 
 class RobotWorld:
@@ -58,8 +69,8 @@ class RobotWorld:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(robot, LeRobot):
-            lacks = [member for member in LeRobot.__protocol_attrs__ if not hasattr(robot, member)]
-            raise ContractError("robot", f"{type(robot).__name__} lacks {sorted(lacks)} of LeRobot's interface")
+            lacks = [member for member in _USED if not hasattr(robot, member)]
+            raise ContractError("robot", f"{type(robot).__name__} lacks {lacks} of LeRobot's interface")
         if reading not in MODES:
             raise UnknownNameError("robot.reading", reading, MODES)
         if not 0 < patience < math.inf:
@@ -69,12 +80,13 @@ class RobotWorld:
             raise ContractError("robot.tasks", f"expected tasks of distinct names, got {[task.name for task in tasks]}")
         self._robot, self._home, self._now = robot, home, now
         self._body = BodyMap(robot, name=name, control_hz=control_hz, parts=parts, cameras=cameras, unused=unused)
-        self._reader = Reader(self._read, mode=reading, patience=patience, now=now)
+        self._reader = Reader(self._read, mode=reading, patience=patience, apart=self.embodiment.period / 4, now=now)
         self._opened = False
         self._task: Task | None = None
         self._outcome: Outcome | None = None
         self._tick = 0
         self._start = 0.0
+        self._sent_at: deque[float] = deque(maxlen=BURST)
 
     @property
     def embodiment(self) -> Embodiment:
@@ -100,6 +112,7 @@ class RobotWorld:
             self._home(self._robot, task, seed)
         first = self._reader.start()
         self._task, self._outcome, self._tick, self._start = task, None, 0, first.time
+        self._sent_at.clear()
         return self._observation(first)
 
     def observe(self) -> Observation:
@@ -116,7 +129,8 @@ class RobotWorld:
         """Send the command, clipped to the declared limits, and return what the robot says that it sent.
 
         Raises:
-            ContractError: not an action of this body; then nothing was sent. Or the robot answers other than declared.
+            ContractError: not an action of this body, or faster than a robot may be told: then nothing was sent. Or the
+                robot answers other than declared.
             RobotError: it cannot be told.
         """
         self._running()
@@ -124,6 +138,7 @@ class RobotWorld:
         space.check(action, "action")
         if action.ndim != 1:
             raise ContractError("action", f"expected one action of shape ({space.size},), got {action.shape}")
+        self._keep_pace()
         command = self._body.command(space.clip(action))
         answer = self._reader.send(lambda: self._ask("send_action", lambda: self._robot.send_action(command)))
         self._tick += 1
@@ -157,9 +172,22 @@ class RobotWorld:
         if self._opened:
             self._disconnect()
 
+    def _keep_pace(self) -> None:
+        """A loop on a virtual clock would throw its commands at the robot; late ticks of a real one do not add up."""
+        self._sent_at.append(self._now())
+        took, least = self._sent_at[-1] - self._sent_at[0], (BURST - 1) * self.embodiment.period / 2
+        if len(self._sent_at) == BURST and took < least:
+            raise ContractError(
+                self.embodiment.name,
+                f"{BURST} commands within {took:.3f} s at {self.embodiment.control_hz:g} Hz; "
+                "a robot is driven on the wall clock: run_episode(clock=WallClock())",
+            )
+
     def _connect(self) -> None:
-        if self._opened and self._robot.is_connected:
-            return
+        if self._opened:
+            if self._robot.is_connected:
+                return
+            self._disconnect()  # what is left of the connection
         self._opened = True
         takes = inspect.signature(self._robot.connect).parameters
         # Told to calibrate, LeRobot's arms ask on the terminal and wait; that is no thing for the start of an episode.
@@ -197,9 +225,8 @@ class RobotWorld:
         except ActloopError:
             raise
         except Exception as error:  # whatever the driver raises
-            raise RobotError(
-                f"{self.embodiment.name}: {what} failed ({type(error).__name__}: {error}); is it powered and plugged in?"
-            ) from error
+            what = f"{self.embodiment.name}: {what} failed"
+            raise RobotError(f"{what} ({type(error).__name__}: {error}); is it powered and plugged in?") from error
 
     def _observation(self, reading: Reading) -> Observation:
         state, images = reading.sensed

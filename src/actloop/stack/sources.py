@@ -1,0 +1,147 @@
+"""Models by name: one that ships, a file, or a function of one's own; opened, or only asked for whom they were made.
+
+"fast" | "policies/mine.safetensors?mode" | "package.module:function" --source_of--> Source --open_policy--> Policy
+"""
+
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from actloop.contracts import Embodiment, Policy, embodiment_from_dict
+from actloop.errors import CheckpointError, ContractError, UnknownNameError
+
+FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+WORD = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        text: as it was written.
+        target: a path, or `module:function`.
+        mode: of a policy that can act in several ways.
+        path: the key that named it, for errors.
+    """
+
+    text: str
+    target: str
+    mode: str = ""
+    path: str = "model"
+
+    @property
+    def is_function(self) -> bool:
+        return FACTORY.fullmatch(self.target) is not None and not Path(self.target).exists()
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over the file; empty for functions and folders."""
+        return "" if self.is_function else digest_of(Path(self.target))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the loop has to know of a policy: an `Actor`."""
+
+    embodiment: Embodiment
+    horizon: int
+
+
+def digest_of(path: Path) -> str:
+    """Sixteen hex digits over a file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def source_of(text: str, *, folder: Path, world: str, path: str) -> Source:
+    """What a text means in a file of `folder` about `world`.
+
+    Raises:
+        UnknownNameError: a bare name that nothing ships under.
+    """
+    if FACTORY.fullmatch(text) and not (folder / text).exists():
+        return Source(text=text, target=text, path=path)
+    name, _, mode = text.partition("?")
+    shipped = shipped_files(world)
+    if name in shipped:
+        return Source(text=text, target=str(shipped[name]), mode=mode, path=path)
+    target = folder / name
+    if WORD.fullmatch(name) and not target.exists():
+        raise UnknownNameError(f"{path}, policy shipped for {world!r}", name, shipped)
+    return Source(text=text, target=str(target.absolute()), mode=mode, path=path)
+
+
+def shipped_files(world: str) -> dict[str, Path]:
+    """The weights that ship for a world, by name."""
+    folder = Path(str(files("actloop"))) / "weights" / world
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def open_policy(source: Source, *, device: str = "cpu") -> Policy[Any]:
+    """Raises:
+    CheckpointError: there is no such checkpoint, or it cannot be loaded.
+    ContractError: the function does not exist, or what it returned is no policy.
+    """
+    if source.is_function:
+        policy = call(source)
+        if not isinstance(policy, Policy):
+            raise ContractError(source.path, f"{source.target} returned no policy, but a {type(policy).__name__}")
+        return policy
+    if not Path(source.target).is_file():
+        raise CheckpointError(f"{source.path}: {source.target}: no such checkpoint; train one, or mend the path")
+    load = import_module("actloop.models.checkpoint").load_policy
+    loaded: Policy[Any] = load(source.target, mode=source.mode, device=device)
+    return loaded
+
+
+def call(source: Source) -> Any:
+    """What `module:function` returns.
+
+    Raises:
+        ContractError: it cannot be imported.
+    """
+    module, _, name = source.target.partition(":")
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ContractError(source.path, f"{source.target} cannot be imported ({error})") from error
+    return function()
+
+
+def importable(folder: Path) -> None:
+    """Let functions of modules beside the stack file be imported."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def card_of(source: Source) -> Card:
+    """For whom a policy was made, and how far it plans, without loading the weights of a checkpoint.
+
+    Raises:
+        CheckpointError, ContractError: as `open_policy`.
+    """
+    if source.is_function:
+        policy = open_policy(source)
+        return Card(embodiment=policy.embodiment, horizon=policy.horizon)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(source.target, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["actloop"])
+        return Card(embodiment=embodiment_from_dict(header["embodiment"]), horizon=int(header["config"]["horizon"]))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{source.path}: {source.target}: no such checkpoint; train one, or mend the path"
+        ) from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"not a policy ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{source.path}: {source.target}: {reason}") from error

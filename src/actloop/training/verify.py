@@ -1,0 +1,205 @@
+"""Train the two judges of a robot, the verifier and the value, on its own rollouts.
+
+    policies, world --collect--> FOLDER of rollouts --train_judges--> verifier.safetensors, value.safetensors, a report
+
+The files that ship for the tabletop came from `train_judges(**shipped_recipe(FOLDER, OUT))`: collecting takes about
+13 minutes of one core, training about 20. Everything follows from the seed.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from actloop.contracts import Embodiment, Policy, Task, World
+from actloop.errors import DataError
+from actloop.models.judge import Judge, JudgeConfig, Judging
+from actloop.models.value import Value, save_value
+from actloop.models.verifier import VIEWS, Verifier, numbers_size, save_verifier
+from actloop.training.judged import value_report, verifier_report
+from actloop.training.judges import JudgeRecipe, fit
+from actloop.training.moments import (
+    FITS,
+    PERTURBED,
+    Frames,
+    Samples,
+    Told,
+    told_by,
+    usual_ticks,
+    value_samples,
+    verifier_samples,
+)
+from actloop.training.rollouts import Rollout, collect, read_rollouts
+
+HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom succeed at: rolled out a third as often
+SHARES = {"disturbed": 0.25, "perturbed": 0.2, "failure": 0.05}  # of a batch; the rest is executable
+
+VERIFIER, VALUE = JudgeRecipe(), JudgeRecipe(steps=800)
+
+Progress = Callable[[str, int, float], None]
+
+
+def held_out(rollout: Rollout, share: float) -> bool:
+    """Whether an episode is for validation: it follows from its number, whatever else there is."""
+    return crc32(f"held out {rollout.number}".encode()) % 1000 < 1000 * share
+
+
+def train_judges(
+    world: World,
+    policies: Mapping[str, Policy[Any]],
+    rollouts: Path,
+    out: Path,
+    *,
+    episodes: int = 1400,
+    seed: int = 0,
+    verifier: JudgeRecipe = VERIFIER,
+    value: JudgeRecipe = VALUE,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Collect what is missing in the folder `rollouts`, train both on it, write both to `out`.
+
+    The report that comes back and lies beside them, `report.json`, is on episodes held out. `progress` is told
+    "rollouts", "verifier" or "value", how many episodes or steps are done, and the last success or loss.
+
+    Raises:
+        DataError: too few rollouts to train on and hold some out.
+    """
+    told = None if progress is None else partial(_collected, progress)
+    collect(rollouts, world, policies, turns(world.tasks), episodes=episodes, seed=seed, progress=told)
+    facts = {"arms": sorted(policies), "seed": seed, "tasks": len(world.tasks)}
+    return train_on(
+        read_rollouts(rollouts, limit=episodes),
+        world.embodiment,
+        out,
+        verifier=verifier,
+        value=value,
+        facts=facts,
+        progress=progress,
+    )
+
+
+def turns(tasks: Mapping[str, Task]) -> list[Task]:
+    """The tasks in the order of their turns: all, then twice those that policies often succeed at."""
+    return [*tasks.values(), *2 * [task for task in tasks.values() if task.group not in HARD]]
+
+
+def train_on(
+    rollouts: Sequence[Rollout],
+    embodiment: Embodiment,
+    out: Path,
+    *,
+    verifier: JudgeRecipe = VERIFIER,
+    value: JudgeRecipe = VALUE,
+    facts: Mapping[str, object] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train both on rollouts and write `verifier.safetensors`, `value.safetensors` and `report.json`.
+
+    Raises:
+        DataError: rollouts without the robot's cameras, or too few to train on and hold some out.
+    """
+    check = [rollout for rollout in rollouts if held_out(rollout, verifier.hold_out)]
+    train = [rollout for rollout in rollouts if not held_out(rollout, verifier.hold_out)]
+    if not any(rollout.success for rollout in train) or not any(rollout.success for rollout in check):
+        raise DataError(f"{len(rollouts)} rollouts: too few successes to train on some and hold some out")
+    said = {"episodes": len(train), "held_out": len(check), "torch": torch.__version__, **(facts or {})}
+    judged, verifier_says = train_verifier(train, check, embodiment, verifier, said, _told(progress, "verifier"))
+    save_verifier(judged, out / "verifier.safetensors")
+    valued, value_says = train_value(train, check, embodiment, value, said, _told(progress, "value"))
+    save_value(valued, out / "value.safetensors")
+    report = {"facts": said, "verifier": verifier_says, "value": value_says}
+    (out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return report
+
+
+def train_verifier(
+    train: Sequence[Rollout],
+    check: Sequence[Rollout],
+    embodiment: Embodiment,
+    recipe: JudgeRecipe,
+    facts: Mapping[str, object],
+    progress: Callable[[int, float], None] | None = None,
+) -> tuple[Verifier, dict[str, Any]]:
+    """A verifier from rollouts, and how well it does on others."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    told = told_by([*train, *check], embodiment, imagines=recipe.imagines)
+    network = Judge(
+        JudgeConfig(
+            cameras=len(embodiment.cameras),
+            views=len(VIEWS) if recipe.imagines else len(VIEWS) - 1,
+            numbers=numbers_size(embodiment, told.horizon),
+            words=told.vocabulary.size,
+            tokens=told.vocabulary.max_tokens,
+        )
+    )
+    frames = Frames.of(train, embodiment, network.config.pixels)
+    samples = verifier_samples(train, frames, told, perturbed=2, rng=np.random.default_rng([recipe.seed, 2]))
+    losses = fit(network, frames, samples, _verifier_groups(samples), recipe, progress)
+    report = verifier_report(network, check, told, np.random.default_rng([recipe.seed, 3]))
+    said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
+    return Verifier(_judging(network, told, said), horizon=told.horizon), report
+
+
+def _verifier_groups(samples: Samples) -> list[tuple[np.ndarray, float]]:
+    """Half of a batch is executable; every disturbance has the same share, however rare it is."""
+    kinds = sorted(set(samples.kind))
+    disturbed = [kind for kind in kinds if kind not in (FITS, "failure", *PERTURBED)]
+    shares = {FITS: 1 - sum(SHARES.values()), "failure": SHARES["failure"]}
+    shares |= {kind: SHARES["perturbed"] / len(PERTURBED) for kind in PERTURBED}
+    shares |= {kind: SHARES["disturbed"] / len(disturbed) for kind in disturbed}
+    return [(np.flatnonzero(samples.kind == kind), shares[kind]) for kind in kinds]
+
+
+def train_value(
+    train: Sequence[Rollout],
+    check: Sequence[Rollout],
+    embodiment: Embodiment,
+    recipe: JudgeRecipe,
+    facts: Mapping[str, object],
+    progress: Callable[[int, float], None] | None = None,
+) -> tuple[Value, dict[str, Any]]:
+    """A value from rollouts, and how well it does on others."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    told, usual = told_by([*train, *check], embodiment, imagines=False), usual_ticks(train)
+    network = Judge(
+        JudgeConfig(
+            cameras=len(embodiment.cameras),
+            views=1,
+            numbers=embodiment.state.size,
+            words=told.vocabulary.size,
+            tokens=told.vocabulary.max_tokens,
+        )
+    )
+    frames = Frames.of(train, embodiment, network.config.pixels)
+    samples = value_samples(train, frames, told, usual)
+    groups = [(np.flatnonzero(samples.kind == kind), share) for kind, share in (("seen", 0.75), ("imagined", 0.25))]
+    losses = fit(network, frames, samples, groups, recipe, progress)
+    report = value_report(network, check, told, usual)
+    said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
+    return Value(_judging(network, told, said)), report
+
+
+def _judging(network: Judge, told: Told, facts: Mapping[str, object]) -> Judging:
+    return Judging(
+        network=network,
+        embodiment=told.embodiment,
+        vocabulary=told.vocabulary,
+        normalizers=told.normalizers,
+        facts=facts,
+    )
+
+
+def _told(progress: Progress | None, name: str) -> Callable[[int, float], None] | None:
+    return None if progress is None else lambda step, loss: progress(name, step, loss)
+
+
+def _collected(progress: Progress, number: int, rollout: Rollout) -> None:
+    progress("rollouts", number + 1, float(rollout.success))
