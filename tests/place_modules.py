@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from actloop.contracts import ActionChunk, Future, Observation, Prediction
-from actloop.loop.questions import Answer, Question, Result, Ticket
+from actloop.loop.questions import Answer, Place, Question, Result, Ticket
 from actloop.simulation.exact import draw_tick, read_tick
 
 
@@ -138,3 +138,14 @@ def only(results) -> Result:
     if result.error is not None:
         raise result.error
     return result
+
+
+def gather(place: Place, count: int, seconds: float = 20.0) -> list[Result]:
+    """The next `count` results, in order."""
+    found: list[Result] = []
+    end = time.monotonic() + seconds
+    while len(found) < count:
+        assert time.monotonic() < end, f"{len(found)} of {count} results came"
+        found += place.collect(1.0)
+    assert len(found) == count
+    return found

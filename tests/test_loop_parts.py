@@ -252,8 +252,8 @@ def test_a_record_has_fixed_order_and_numbers_that_read_back_exactly(tmp_path):
         log.on_event(event)
         on_disk = log.path.read_text()
     assert on_disk == (
-        '{"event":"ticked","episode":0,"tick":2,"time":0.30000000000000004,"begun":0.2,"wanted":[0.1,0.0],'
-        '"requested":[0.1,0.0],"sent":[0.333333343,2.0],"plan":1,"anchor":0,"index":2,"hold":"","pace":1.0,'
+        '{"event":"ticked","episode":0,"tick":2,"time":0.30000000000000004,"begun":0.2,"wanted":[0.1,0],'
+        '"requested":[0.1,0],"sent":[0.333333343,2],"plan":1,"anchor":0,"index":2,"hold":"","pace":1.0,'
         '"reasons":["box"],"rung":"continue","age":0.25,"missed":0,"state":null}\n'
     ), "flushed with the tick"
     (record,) = read_events(log.path)

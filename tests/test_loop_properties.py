@@ -22,7 +22,7 @@ from actloop.loop import (
 from actloop.loop.inference import Reply
 from actloop.loop.questions import Answer
 
-EXAMPLES, EPISODES = 500, 20  # of one configuration each
+EXAMPLES, EPISODES = 100, 10  # of one configuration each
 TICKS = 24
 EDGE = 1e6  # what the tags of an action may say
 BOX = 0.5

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import place_modules
 import pytest
-from place_modules import Saying, ask, only
+from place_modules import Saying, ask, gather, only
 
 from actloop.checks.evidence import Evidence
-from actloop.contracts import Observation, Prediction
+from actloop.contracts import Prediction
 from actloop.errors import ActloopError, ContractError
 from actloop.loop.places import Here, InThread, Threaded
 from actloop.loop.process import InProcess, ProcessFailed, _Inbox, _Outbox
@@ -157,8 +157,7 @@ def test_the_newest_question_wins(beside: Threaded) -> None:
     started_on(beside)
     for tick in (1, 2, 3):
         beside.submit(ask(tick))
-    results = [only(beside.collect(PATIENT)), only(beside.collect(PATIENT))]
-    assert [result.ticket.tick for result in results] == [0, 3]
+    assert [result.ticket.tick for result in gather(beside, 2)] == [0, 3]
     assert beside.superseded == before + 2
 
 
@@ -168,7 +167,7 @@ def test_a_late_reply_of_an_old_episode_keeps_its_ticket(beside: Threaded) -> No
     started_on(beside)
     beside.start("right", seed=1)
     beside.submit(ask(2, episode=1))
-    late, fresh = only(beside.collect(PATIENT)), only(beside.collect(PATIENT))
+    late, fresh = gather(beside, 2)
     assert (late.ticket, late.answer.text) == (ask(9, episode=0).ticket, "left/0 [9]")
     assert (fresh.ticket, fresh.answer.text) == (ask(2, episode=1).ticket, "right/1 [2]")
 
@@ -381,10 +380,9 @@ def test_a_process_that_hangs_at_close_is_killed() -> None:
     place.submit(ask(0, "hang"))
     started_on(place)
     assert place.collect(0.2) == []
+    pid = place.pid
     assert not place.close()
-    assert multiprocessing.active_children() == [] or all(
-        child.name != "actloop-module" for child in multiprocessing.active_children() if child.pid == place.pid
-    )
+    assert not Path(f"/proc/{pid}").exists()
     assert not place._thread.is_alive()
 
 
@@ -450,14 +448,3 @@ def test_a_process_ends_with_its_parent_even_if_that_is_killed(tmp_path: Path) -
         parent.kill()
     until(lambda: not Path(f"/proc/{child}").exists(), 5.0)
     until(lambda: memory not in shared_memories(), 5.0)
-
-
-def test_observations_are_not_changed_on_their_way(process: InProcess) -> None:
-    question = ask(1)
-    before: Observation = question.observation
-    copies = {name: image.copy() for name, image in before.images.items()}
-    process.start("left", seed=0)
-    process.submit(question)
-    only(process.collect(PATIENT))
-    for name, image in copies.items():
-        np.testing.assert_array_equal(before.images[name], image)

@@ -39,10 +39,13 @@ def _packed(value: object) -> Any:
 
 def _array(array: np.ndarray) -> Any:
     """Rows of rows, down to vectors. The zero leaves no negative zero."""
-    if array.ndim != 1:
-        return [_array(row) for row in array]
-    vector: np.ndarray = array.astype("<f4") + 0
-    return vector.tobytes()
+    packed: bytes = (array.astype("<f4") + 0).tobytes()
+    if array.ndim == 1:
+        return packed
+    if array.ndim == 2:
+        row = 4 * array.shape[1]
+        return [packed[at : at + row] for at in range(0, len(packed), row)] if row else [b""] * len(array)
+    raise ContractError("event", f"an array of {array.ndim} dimensions has no place in the log")
 
 
 def _list(values: tuple[object, ...] | list[object]) -> list[Any]:

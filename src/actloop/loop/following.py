@@ -44,6 +44,10 @@ class Mover:
         self.exact = 3  # steps in a row that float32 did not round
 
     @property
+    def _moves(self) -> bool:
+        return bool((np.abs(self.axes.speed) > STILL).any())
+
+    @property
     def still(self) -> bool:
         """Whether nothing moves."""
         return not (self.axes.speed.any() or self.axes.acceleration.any())
@@ -141,6 +145,8 @@ class Follower(Mover):
         self._stop: list[float] = []
         self._held: Action | None = None
         self._rested = False
+        self._followed = 0  # ticks on the path in a row
+        self._at = 0.0
 
     # holding
 
@@ -152,14 +158,17 @@ class Follower(Mover):
             self._rested = False
         self._held = hold
         self._rested = self._rested or self.still
+        if self._route is not None and self._followed and not self._stop:
+            self._stop = self._stop_along(self._route)
+        self._followed = 0
         step = self._stopping()
-        reasons: tuple[str, ...] = ("brake",) if not self.still else ()
+        reasons: tuple[str, ...] = ("brake",) if self._moves else ()
         if step is None:
             step = axes.speed + axes.braking
             if hold is not None:
                 step, why = self._to_hold(step, np.asarray(hold, dtype=np.float64))
                 reasons = (*reasons, *why)
-        self.take(step)
+        self.take(np.where(np.abs(step) <= STILL, 0.0, step))
         return Moved(0.0, reasons)
 
     def _stopping(self) -> Numbers | None:
@@ -172,23 +181,24 @@ class Follower(Mover):
         self._stop = []
         return None
 
+    def _stop_along(self, route: Route) -> list[float]:
+        """A stop along the path from here; empty where none fits."""
+        now, change = self._along(route, self._at)
+        progress = route.stop(self._at, now, change)
+        fits = len(progress) > 1 and self._keeps(route, progress[1:], route.point(progress[1]) - self.axes.position)
+        return progress[1:].tolist() if fits else []
+
     def _to_hold(self, step: Numbers, hold: Numbers) -> tuple[Numbers, tuple[str, ...]]:
         axes = self.axes
         inside = np.minimum(np.maximum(hold, axes.low), axes.high)
         gap = np.where(self._summed, 0.0, inside - axes.position)
-        reasons: tuple[str, ...] = ()
-        if self._rested and (np.abs(gap) > NEARLY).any() or not self.still:
-            pass
-        if self._rested and (np.abs(gap) > 0).any():
-            if axes.fits(gap) and (np.abs(gap) <= NEARLY).all():
-                return gap, reasons
-            away = ~self._summed
-            step = step.copy()
-            for index in np.flatnonzero(away):
-                step[index] = axes.speed[index] + axes.towards(index, float(gap[index]), 0.0)
-            if not axes.fits(gap):
-                reasons = axes.excess(gap)
-        return step, reasons
+        gap = np.where(np.abs(gap) <= self.grid.grain, 0.0, gap)
+        if not self._rested or not gap.any():
+            return step, ()
+        away = np.flatnonzero(gap)
+        for index in away:
+            step[index] = axes.speed[index] + axes.towards(index, float(gap[index]), 0.0)
+        return step, () if axes.fits(gap) else axes.excess(gap)
 
     # following
 
@@ -210,6 +220,8 @@ class Follower(Mover):
             reached, step = self._slower(route, at, pace)
         self.take(step)
         off = float(np.abs(axes.position - route.point(at + reached)).max(initial=0.0))
+        self._at = at + reached
+        self._followed = self._followed + 1 if off <= NEARLY else 0
         if off > NEARLY:
             reasons = (*reasons, "off path")
         if route.cut(at, at + pace):
@@ -223,7 +235,7 @@ class Follower(Mover):
             route = Route(path, self.grid, which, self.axes.low, self.axes.high)
             shift = np.where(self._summed, self.reported - route.raw(at), 0.0)
             route.move(shift if add is None else shift + add)
-            self.path, self._route, self._stop = path, route, []
+            self.path, self._route, self._stop, self._followed = path, route, [], 0
         elif add is not None or route.moved:
             more = 0.0 if add is None else add
             summed = route.shift if add is None else self.reported - route.raw(at) + more
@@ -284,7 +296,7 @@ class Follower(Mover):
     def _clear(self, route: Route, at: float, pace: float, step: Numbers) -> bool:
         """Whether it can still slow down along the path after a step that moves on by `pace`."""
         there = at + pace
-        if route.until_hard(there) > 2.0 + 2.0 * route.reach(there, pace):
+        if self._followed >= 3 and route.until_hard(max(at - 2.0, 0.0)) > there - at + 4.0 + 2.0 * route.reach(there, pace):
             self._stop = []
             return True
         now, change = self._along(route, at)

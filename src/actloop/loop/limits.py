@@ -150,6 +150,7 @@ class Grid:
     fastest: Numbers
     acceleration: Numbers
     jerk: Numbers
+    grain: Numbers  # what float32 resolves
     allowed: Float[np.ndarray, "bounds action"]  # slowest, fastest, acceleration and jerk as declared
 
     def take(self, which: Bool[np.ndarray, "action"]) -> "Grid":
@@ -183,6 +184,7 @@ class Grid:
             fastest=table["fastest"],
             acceleration=table["acceleration"],
             jerk=table["jerk"],
+            grain=table["grain"],
             allowed=np.stack([table[f"allowed {name}"] for name in ("slowest", "fastest", "acceleration", "jerk")]),
         )
 
@@ -253,7 +255,7 @@ def _rates(
     planned["acceleration"] = min(acceleration - 2 * grain, swing)
     planned["jerk"] = min(jerk - 4 * grain, 2 * planned["acceleration"])
     declared = {"slowest": slowest, "fastest": fastest, "acceleration": acceleration, "jerk": jerk}
-    return planned | {f"allowed {name}": value for name, value in declared.items()}
+    return planned | {"grain": grain} | {f"allowed {name}": value for name, value in declared.items()}
 
 
 def _inner(low: float, high: float) -> tuple[float, float]:

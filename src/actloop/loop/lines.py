@@ -10,7 +10,7 @@ import marshal
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from json.encoder import encode_basestring_ascii
 from struct import Struct
@@ -91,27 +91,13 @@ def _vector(packed: bytes) -> str:
     """Float32 numbers; seven digits read most of those back that people write."""
     layout, seven, nine = _layout(len(packed) // 4)
     values = layout.unpack(packed)
-    text = seven % values
-    if "n" in text:  # nan, inf
-        return f"[{','.join(_numbers(values))}]"
-    short = text.split(",")
-    back = layout.unpack(layout.pack(*map(float, short))) if values else ()
-    if back == values:
-        return f"[{text}]"
-    whole = (nine % values).split(",")
-    chosen = [few if same == value else every for few, every, same, value in zip(short, whole, back, values)]  # noqa: B905
-    return f"[{','.join(chosen)}]"
-
-
-def _numbers(values: tuple[float, ...]) -> Iterator[str]:
-    """The same one by one, where some are not finite."""
-    one = Struct("<f")
-    for value in values:
-        short = f"{value:.7g}"
-        if "n" in short:
-            yield "null"
-        else:
-            yield short if one.unpack(one.pack(float(short)))[0] == value else f"{value:.9g}"
+    short = [float(text) for text in (seven % values).split(",")] if values else []
+    back = layout.unpack(layout.pack(*short))
+    if back != values:
+        whole = (nine % values).split(",")
+        short = [few if same == value else float(every) for few, every, same, value in zip(short, whole, back, values)]  # noqa: B905
+    text = ",".join(map(float.__repr__, short))
+    return f"[{text}]" if "n" not in text else f"[{','.join(map(_float, values))}]"  # nan, inf
 
 
 @cache

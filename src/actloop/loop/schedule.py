@@ -249,9 +249,9 @@ class Schedule:
         pace = min(pace, plan.end - plan.at)
         if pace > 1 - NEARLY:
             pace = 1.0
-        index = min(math.ceil(plan.at + pace - NEARLY) - 1, len(plan.path) - 1)
-        correction = self._correction(plan, obs, index)
+        correction = self._correction(plan, obs, _index(plan.at + pace, plan.path))
         governed = self._governor.govern(plan.path, plan.at, pace=pace, state=state, correction=correction)
+        index = _index(plan.at + governed.pace, plan.path)
         self._pending = Command(
             action=governed.action,
             wanted=plan.raw[plan.first + index],
@@ -437,6 +437,11 @@ class Schedule:
         if obs is None:
             raise ContractError("schedule.command", f"tick {tick}: nothing was sent yet; holding needs an observation")
         return self._body.hold(obs, self._last[0] if self._last else None)
+
+
+def _index(progress: float, path: Path) -> int:
+    """Of the action that is under way, or just done, at this progress."""
+    return min(max(math.ceil(progress - NEARLY) - 1, 0), len(path) - 1)
 
 
 def delay_in_ticks(latency: float, period: float) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actloop.checks.calibration import Calibration
-from actloop.checks.checker import Checker
+from actloop.checks.checker import PREFIX, Checker
 from actloop.checks.evidence import Check, Evidence
 from actloop.contracts import (
     ActionChunk,
@@ -41,7 +41,7 @@ class Plan:
         action: the policy of the action layer, for checks that ask it.
         body: of the world, in its plain form; None where it is not known: a server's.
         instructions: of the world's tasks.
-        identity: what a calibration has to have been made for; None where that is not known.
+        identity: what a calibration has to have been made for, as far as that is known.
         each: seconds that one candidate of foresight takes, where declared and not timed.
     """
 
@@ -122,8 +122,8 @@ def _check_module(plan: Plan, table: CheckTable) -> CheckModule:
     if table.calibration is not None:
         with named(f"{plan.key}.calibration"):
             calibration = Calibration.load(table.calibration)
-            if plan.identity is not None:
-                calibration.require(dict(plan.identity) | Checker(checks).identity)
+            around = {key: text for key, text in calibration.identity.items() if not key.startswith(PREFIX)}
+            calibration.require(around | dict(plan.identity or {}) | Checker(checks).identity)
     with named(f"{plan.key}.checks"):
         return CheckModule(Checker(checks, calibration), body)
 
@@ -181,7 +181,7 @@ def _score(plan: Plan, table: ForesightTable) -> OutcomeScore:
     from actloop.models.value import OutcomeScorer
 
     parts = {name: _judge(plan, name, getattr(table, name)) for name in table.score.split("+")}
-    return OutcomeScorer(**parts)
+    return OutcomeScorer(**parts).score
 
 
 def _judge(plan: Plan, kind: str, path: Path | None) -> Any:

@@ -29,6 +29,8 @@ def loop_config(
     """The configuration without limits, and the limits as written.
 
     Args:
+        plain: the table.
+        path: of the table, for errors.
         rates: fields that the layers have said.
 
     Raises:
@@ -61,8 +63,7 @@ def _values(kind: type, plain: Mapping[str, Any], path: str) -> dict[str, Any]:
         if field.name not in plain:
             continue
         value = plain[field.name]
-        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
-        wanted = type(default)
+        wanted = type(field.default if field.default_factory is MISSING else field.default_factory())
         if isinstance(value, list):
             value = tuple(value)
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):

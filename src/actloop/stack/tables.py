@@ -104,7 +104,7 @@ def named(path: str) -> Iterator[None]:
 
 
 def _joined(path: str, inner: str) -> str:
-    """`file: loop` and `loop.stretch` are `file: loop.stretch`; `file: loop` and `join.how` are `file: loop.join.how`."""
+    """`file: loop` with `loop.stretch` is `file: loop.stretch`, and with `join.how` it is `file: loop.join.how`."""
     last = path.rpartition(" ")[2].rpartition(".")[2]
     first, _, rest = inner.partition(".")
     inner = rest if first == last else inner

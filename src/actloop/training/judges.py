@@ -26,6 +26,8 @@ class JudgeRecipe:
     imagines: bool = True
     blind: float = 0.3
     """Share of training samples whose imagined view is taken away."""
+    pixels: int = 64
+    """A side of the pictures that the network sees."""
     seed: int = 0
     threads: int = 1
 

@@ -2,8 +2,11 @@
 
     policies, world --collect--> FOLDER of rollouts --train_judges--> verifier.safetensors, value.safetensors, a report
 
-The files that ship for the tabletop came from `train_judges(**shipped_recipe(FOLDER, OUT))`: collecting takes about
-13 minutes of one core, training about 20. Everything follows from the seed.
+The files that ship for the tabletop came from one call, about XX minutes of one core, and everything follows from the
+seed:
+
+    train_judges(make_world("tabletop"), {name: load_policy(shipped_weights("tabletop")[name]) for name in ARMS},
+                 rollouts=FOLDER, out=OUT)
 """
 
 import json
@@ -40,6 +43,7 @@ from actloop.training.rollouts import Rollout, collect, read_rollouts
 HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom succeed at: rolled out a third as often
 SHARES = {"disturbed": 0.25, "perturbed": 0.2, "failure": 0.05}  # of a batch; the rest is executable
 
+ARMS = ("fast", "no-cotrain", "action-conditioned", "joint")  # whose rollouts the shipped judges learned from
 VERIFIER, VALUE = JudgeRecipe(), JudgeRecipe(steps=800)
 
 Progress = Callable[[str, int, float], None]
@@ -137,6 +141,7 @@ def train_verifier(
             numbers=numbers_size(embodiment, told.horizon),
             words=told.vocabulary.size,
             tokens=told.vocabulary.max_tokens,
+            pixels=recipe.pixels,
         )
     )
     frames = Frames.of(train, embodiment, network.config.pixels)
@@ -176,6 +181,7 @@ def train_value(
             numbers=embodiment.state.size,
             words=told.vocabulary.size,
             tokens=told.vocabulary.max_tokens,
+            pixels=recipe.pixels,
         )
     )
     frames = Frames.of(train, embodiment, network.config.pixels)
