@@ -4,6 +4,8 @@ import dataclasses
 import io
 import logging
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -15,8 +17,8 @@ import msgpack
 import numpy as np
 import place_modules
 import pytest
-from place_modules import Saying, ask, gather, only
 from PIL import Image
+from place_modules import ask, gather, only
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -451,8 +453,8 @@ def test_a_message_that_is_too_large_is_refused_on_both_sides(server: Server, re
     assert only(remote.collect(PATIENT)).ticket.tick == 2
     with connect(server.url, compression=None, proxy=None) as client:
         client.recv(PATIENT)
+        client.send(b"x" * (2**20 + 1))
         with pytest.raises(ConnectionClosed, match="1009"):
-            client.send(b"x" * (2**20 + 1))
             client.recv(PATIENT)
 
 
@@ -549,9 +551,8 @@ def test_nobody_there_is_told_at_once() -> None:
 
 
 def test_somebody_else_there_is_told_in_time() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(ConnectionLost, match="cannot be reached"):
-            Remote(f"ws://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionLost, match="cannot be reached"):
+        Remote(f"ws://127.0.0.1:{silent.getsockname()[1]}", connect_timeout=0.3)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://127.0.0.1:8000", "ws://", ""])
@@ -571,9 +572,6 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_the_client_is_light() -> None:
-    import subprocess
-    import sys
-
     script = "import actloop.serving.place, sys; print(sorted({'torch', 'PIL', 'mujoco'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

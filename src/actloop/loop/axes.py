@@ -7,6 +7,7 @@ from actloop.loop.braking import SLACK, ease, solve, travel
 from actloop.loop.limits import UNBOUNDED, Grid
 
 Numbers = Float[np.ndarray, "axes"]
+ROOM = 5e-10  # in units of the action per tick: what a step may be bent by to fit
 
 
 class Axes:
@@ -81,8 +82,12 @@ class Axes:
     def fits(self, step: Numbers) -> bool:
         """Whether a displacement in the next tick leaves everything within limits."""
         change = step - self.speed
-        room = SLACK * np.maximum(np.abs(self.position), 1.0)
-        return bool(((change <= self.most + room) & (change >= self.least - room)).all())
+        return bool(((change <= self.most + ROOM) & (change >= self.least - ROOM)).all())
+
+    def within(self, step: Numbers) -> Numbers:
+        """The nearest displacement that does, for one that does but for rounding."""
+        nearest: Numbers = np.minimum(np.maximum(step, self.speed + self.least), self.speed + self.most)
+        return nearest
 
     def fits_exactly(self, step: Numbers) -> bool:
         """`fits` for a step that float32 does not round: the limits themselves, without the room left for rounding."""

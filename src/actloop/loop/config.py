@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from actloop.contracts import Clock, Policy, Task, World
@@ -86,9 +86,7 @@ class LoopConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, read back by `from_dict`; infinite numbers are null."""
-        plain = {name: value for name, value in asdict(self).items() if name != "limits"}
-        plain["limits"] = None if self.limits is None else self.limits.to_dict()
-        finite: dict[str, Any] = _finite(plain)
+        finite: dict[str, Any] = _finite({field.name: getattr(self, field.name) for field in fields(self)})
         return finite
 
     @classmethod
@@ -103,7 +101,8 @@ class LoopConfig:
             for name in ("max_age", "answer_timeout"):
                 values[name] = math.inf if values.get(name) is None else values[name]
             ladder, limits = values.pop("ladder", {}), values.pop("limits", None)
-            budget = {name: math.inf if value is None else value for name, value in values.pop("budget", {}).items()}
+            budget = dict(values.pop("budget", {}))
+            budget["total"] = math.inf if budget.get("total") is None else budget["total"]
             return cls(
                 join=Join(**values.pop("join", {})),
                 ladder=LadderConfig(**{**ladder, "rungs": tuple(ladder.get("rungs", LadderConfig().rungs))}),
@@ -116,6 +115,10 @@ class LoopConfig:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, Limits):
+        return value.to_dict()
+    if isinstance(value, Join | LadderConfig | Budget):
+        return {field.name: _finite(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(name): _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -106,6 +106,23 @@ class Controller:
             declared latency of `foresight` is that of one candidate.
     """
 
+    counts: Counter[str]  # of what was decided, by name
+    instruction: str  # that the policy follows now
+    _expected: dict[Layer, Expected]
+    _open: dict[Ticket, float]  # when each was asked
+    _looked: dict[Ticket, Ticket]  # the plan that a check was asked about
+    _numbers: Counter[Layer]  # questions so far, of the layers that give no plans
+    _demand: tuple[str, Layer] | None  # a chunk is wanted: why, and of which layer
+    _outcome: Outcome | None
+    _infeasible: str
+    _accepted: int
+    _agreed: int  # tick of the newest observation on which a check saw the present plan hold
+    _next_check: int
+    _subtask_at: float | None
+    _wants_subtask: bool
+    _postponed: bool
+    _now: float
+
     def __init__(
         self,
         embodiment: Embodiment,
@@ -131,6 +148,7 @@ class Controller:
         rungs = tuple(rung for rung in config.ladder.rungs if RUNG_LAYERS.get(rung, "action") in layers)
         self._ladder = Ladder(replace(config.ladder, rungs=rungs))
         self._account = Account(config.budget)
+        self._episode = -1
         self._begin("")
 
     def reset(self, episode: int, instruction: str) -> None:
@@ -405,20 +423,13 @@ class Controller:
 
     def _begin(self, instruction: str) -> None:
         self.instruction = instruction
-        self.counts: Counter[str] = Counter()
+        self.counts, self._numbers = Counter(), Counter()
         self._expected = {layer: Expected(profile) for layer, profile in self._declared.items()}
-        self._open: dict[Ticket, float] = {}
-        self._looked: dict[Ticket, Ticket] = {}  # the plan that a check was asked about
-        self._numbers: Counter[Layer] = Counter()
-        self._demand: tuple[str, Layer] | None = None
-        self._outcome: Outcome | None = None
+        self._open, self._looked = {}, {}
+        self._demand = self._outcome = self._subtask_at = None
         self._infeasible = ""
-        self._accepted = 0
-        self._agreed = -1  # tick of the newest observation on which a check saw the present plan hold
-        self._next_check = 0
-        self._subtask_at: float | None = None
-        self._wants_subtask = False
-        self._postponed = False
+        self._accepted, self._agreed, self._next_check = 0, -1, 0
+        self._wants_subtask = self._postponed = False
         self._now = 0.0
 
     def _agrees(self, tick: int) -> bool:

@@ -4,6 +4,7 @@ t0 + k * period:  observe -> replies due by now -> ask, if it is time -> command
                   `-- on the virtual clock an answer is due `latency` later; the world moves meanwhile
 """
 
+import functools
 import itertools
 import math
 import time
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from actloop.contracts import Action, Clock, Observation, Outcome, Policy, Task, World, embodiment_to_dict
+from actloop.contracts import Action, Clock, Embodiment, Observation, Outcome, Policy, Task, World, embodiment_to_dict
 from actloop.errors import ContractError, MissingDependency
 from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, derive_seed, place
 from actloop.loop.controller import Ask, Controller, Refusal, Step
@@ -37,7 +38,7 @@ from actloop.loop.latency import LatencyProfile
 from actloop.loop.layers import Actor, Layers, Memory, patience
 from actloop.loop.questions import LAYERS, Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
-from actloop.loop.schedule import HOLDS, Command, InfeasibleError, Residual
+from actloop.loop.schedule import LATE, STALE, STARVED, TOLD, Command, InfeasibleError, Residual
 
 _tickets = itertools.count()  # one number per episode of this process: a reply that outlives its own meets no other
 
@@ -183,6 +184,7 @@ class _Run:
         self._layers.start(self._task.instruction, seeds)
         self._t0 = self._clock.now()
         self._take(first, 0)
+        identity, body = _declared(self._body)
         self.bus.publish(
             EpisodeStarted(
                 episode=self._episode,
@@ -196,9 +198,9 @@ class _Run:
                 period=self._body.period,
                 horizon=self._horizon,
                 execute_horizon=self._config.execute_horizon,
-                embodiment_id=self._body.identity,
+                embodiment_id=identity,
                 loop=self._config.to_dict(),
-                body=embodiment_to_dict(self._body),
+                body=body,
                 layers={
                     layer: None if profile is None else profile.to_dict()
                     for layer, profile in self._layers.declared.items()
@@ -466,7 +468,10 @@ class _Run:
             execute_horizon=self._config.execute_horizon,
             ticks=self._schedule.tick,
             executed=self._counts["executed"],
-            **{f"held_{reason}": self._counts[f"held_{reason}"] for reason in HOLDS},
+            held_starved=self._counts["held_" + STARVED],
+            held_late=self._counts["held_" + LATE],
+            held_stale=self._counts["held_" + STALE],
+            held_told=self._counts["held_" + TOLD],
             calls=self._counts["calls"],
             asked=self._by_layer("asked"),
             computed={
@@ -516,6 +521,12 @@ class _Run:
             return self._world.observe()
         except Exception:  # only a recorder wants it, and the episode is already decided
             return None
+
+
+@functools.lru_cache(maxsize=8)
+def _declared(embodiment: Embodiment) -> tuple[str, dict[str, object]]:
+    """Its identity and its plain form: a body lives longer than an episode."""
+    return embodiment.identity, embodiment_to_dict(embodiment)
 
 
 def _describe(error: Exception, tick: int) -> str:

@@ -11,7 +11,7 @@ from actloop.loop.axes import Axes
 from actloop.loop.braking import ease_one
 from actloop.loop.limits import Grid
 from actloop.loop.path import Path
-from actloop.loop.route import SHARE, TINY, Route
+from actloop.loop.route import TINY, Route
 
 Numbers = Float[np.ndarray, "axes"]
 NEARLY = 1e-9  # in units of the action: nearer than this is there
@@ -218,7 +218,7 @@ class Follower(Mover):
         else:
             reasons = axes.excess(asked) or (("box",) if axes.walled and not fits else ("ahead",))
             reached, step = self._slower(route, at, pace)
-        self.take(step)
+        self.take(axes.within(step))
         off = float(np.abs(axes.position - route.point(at + reached)).max(initial=0.0))
         self._at = at + reached
         self._followed = self._followed + 1 if off <= NEARLY else 0
@@ -272,8 +272,9 @@ class Follower(Mover):
 
     def _along(self, route: Route, at: float) -> tuple[float, float]:
         """The present pace along the path, and its change in the last tick."""
-        ahead = route.steps[route.segment(at)] * self._weights
-        size = float(ahead @ route.steps[route.segment(at)])
+        slope = route.slope(at)
+        ahead = slope * self._weights
+        size = float(ahead @ slope)
         if size <= TINY:
             return 0.0, 0.0
         return max(float(ahead @ self.axes.speed) / size, 0.0), float(ahead @ self.axes.acceleration) / size
@@ -281,8 +282,7 @@ class Follower(Mover):
     def _towards_pace(self, route: Route, at: float, now: float, change: float, pace: float) -> float:
         """The next change of the pace on the way to `pace`."""
         segment = route.segment(at)
-        most = min(SHARE / max(float(route.per_acceleration[segment]), TINY), 1.0)
-        jerk = min(SHARE / max(float(route.per_jerk[segment]), TINY), 2 * most)
+        most, jerk = route.rates(slice(segment, segment + 1))
         wanted = min(max(ease_one(pace - now, jerk), -most), most)
         return min(max(wanted, change - jerk), change + jerk)
 
@@ -321,7 +321,7 @@ class Follower(Mover):
         """Off the path: every component on its own to the nearest point of it, which moves on at that pace."""
         axes = self.axes
         here = route.point(at)
-        ahead = route.steps[route.segment(at)]
+        ahead = route.slope(at)
         size = float((ahead * self._weights) @ ahead)
         near = float((ahead * self._weights) @ (axes.position + axes.speed - here)) / size if size > TINY else 0.0
         now, change = max(near, 0.0), self._along(route, at)[1]

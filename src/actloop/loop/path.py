@@ -38,7 +38,8 @@ class Kinds:
 
     @property
     def absolute(self) -> Bool[np.ndarray, "action"]:
-        return ~(self.delta | self.velocity)
+        absolute: Bool[np.ndarray, "action"] = ~(self.delta | self.velocity)  # noqa: UP037 (jaxtyping's axis)
+        return absolute
 
 
 class Path:
@@ -66,18 +67,21 @@ class Path:
         at = min(max(at, 0.0), float(len(self.actions)))
         low = min(int(at), len(self.actions) - 1)
         share = at - low
+        point: Action
         if share == 0.0:
-            return self.vertices[low]
-        if share == 1.0:
-            return self.vertices[low + 1]
-        between: Action = (1 - share) * self.vertices[low] + share * self.vertices[low + 1]
-        return between
+            point = self.vertices[low]
+        elif share == 1.0:
+            point = self.vertices[low + 1]
+        else:
+            point = (1 - share) * self.vertices[low] + share * self.vertices[low + 1]
+        return point
 
     def action(self, at: float, pace: float = 1.0) -> Action:
         """What to send in a tick that moves from progress `at` on by `pace`, which may be 0."""
         end = min(at + pace, float(len(self.actions)))
         if pace == 1.0 and at == int(at) and end == at + 1:
-            return self.actions[int(at)]
+            whole: Action = self.actions[int(at)]
+            return whole
         there = self.point(end)
         action = np.where(self.kinds.delta, there - self.point(at), there)
         if not self._plain:

@@ -1,5 +1,10 @@
-"""A path made ready for the governor: clipped to the box, with what each of its segments allows."""
+"""A path made ready for the governor: clipped to the box, smooth between its vertices, with what its segments allow.
 
+    sharp corners stay sharp; between them a cubic spline runs through the vertices, so that half the pace needs a
+    quarter of the acceleration and an eighth of the jerk. On a polyline every vertex would be a jolt at any pace.
+"""
+
+import functools
 import math
 
 import numpy as np
@@ -10,8 +15,9 @@ from actloop.loop.limits import Grid
 from actloop.loop.path import Path
 
 Numbers = Float[np.ndarray, "axes"]
-SHARE = 0.9  # of the limits is for slowing down along the path; the rest is for its bends meanwhile
-BEND = 0.1
+SHARE = 0.6  # of the limits is for changing the pace; the rest is for the bends meanwhile
+SHARP = 0.5  # of the longer of two steps: a larger change from one to the next is a corner
+GENTLE = 0.5  # of the limits: what the path itself may need before it counts as hard
 TINY = 1e-30  # stands for a component that does not move along a segment
 LONGEST = 400  # ticks of a stop that are looked at
 
@@ -26,13 +32,15 @@ class Route:
             summed = np.concatenate([np.zeros((1, len(low))), summed])
             vertices = np.where(grid.kinds.velocity, summed, vertices)
         self._grid, self._low, self._high, self._raw = grid, low, high, vertices
-        self._bend = 1.0 / np.minimum(grid.acceleration, grid.jerk)
         self.shift = np.full(len(low), math.nan)
         self.moved = False
 
     def raw(self, at: float) -> Numbers:
-        """Where progress `at` is before any shift."""
-        return _between(self._raw, at)
+        """Where progress `at` is before any shift, straight from vertex to vertex."""
+        low = min(int(at), len(self._raw) - 2)
+        share = min(at - low, 1.0)
+        between: Numbers = (1 - share) * self._raw[low] + share * self._raw[low + 1]
+        return between
 
     def move(self, shift: Numbers) -> None:
         """Shift it, and clip it to the box."""
@@ -43,44 +51,87 @@ class Route:
         self._uncut = not self._cut.any()
         self.steps = self.points[1:] - self.points[:-1]
         size = np.abs(self.steps)
-        self.inverse = 1.0 / np.where(size > TINY, self.steps, TINY)
         self.per_acceleration = (size / grid.acceleration).max(axis=1)
         self.per_jerk = (size / grid.jerk).max(axis=1)
-        hard = ((self.steps > grid.fastest) | (self.steps < grid.slowest)).any(axis=1)
-        hard[1:] |= (np.abs(self.steps[1:] - self.steps[:-1]) * self._bend).max(axis=1) > BEND
-        self._hard = np.flatnonzero(hard)  # segments to slow down before
+        self._hard = np.flatnonzero(self._bend())
+
+    def _bend(self) -> Bool[np.ndarray, "segments"]:
+        """Fit the spline; which segments are to be slowed down before."""
+        grid, steps = self._grid, self.steps
+        bends = steps[1:] - steps[:-1]
+        scaled = steps / grid.acceleration
+        size = np.einsum("sa,sa->s", scaled, scaled)
+        turn = np.einsum("sa,sa->s", bends / grid.acceleration, bends / grid.acceleration)
+        sharp = (turn > SHARP**2 * np.maximum(size[1:], size[:-1])) & (np.abs(bends) > grid.acceleration).any(axis=1)
+        self._begin, self._end = np.zeros_like(steps), np.zeros_like(steps)
+        corners = [0, *(np.flatnonzero(sharp) + 1).tolist(), len(steps)]
+        for first, last in zip(corners[:-1], corners[1:], strict=True):
+            if last - first > 1:
+                curved = _curvature(last - first) @ bends[first : last - 1]
+                self._begin[first + 1 : last], self._end[first : last - 1] = curved, curved
+                self._begin[first], self._end[last - 1] = curved[0], curved[-1]
+        hard = ((steps > grid.fastest) | (steps < grid.slowest)).any(axis=1)
+        hard[1:] |= sharp
+        curved = np.maximum(np.abs(self._begin), np.abs(self._end))
+        hard |= (curved > GENTLE * grid.acceleration).any(axis=1)
+        hard |= (np.abs(self._end - self._begin) > GENTLE * grid.jerk).any(axis=1)
+        margin = curved / 8.0
+        inside = (self.points[1:] + margin <= self._high) & (self.points[1:] - margin >= self._low)
+        self._inside = bool((inside & (self.points[:-1] + margin <= self._high)).all())
+        return hard
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
     def cut(self, at: float, end: float) -> bool:
         """Whether the box clipped it between two places."""
         return not self._uncut and bool(self._cut[min(int(at) + 1, len(self)) : math.ceil(end) + 1].any())
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
     def point(self, at: float) -> Numbers:
         """Where progress `at` is."""
-        return _between(self.points, at)
+        low = min(int(at), len(self.steps) - 1)
+        share = at - low
+        if share == 0.0:
+            return self.points[low]
+        if share >= 1.0:
+            return self.points[low + 1]
+        left = 1.0 - share
+        point: Numbers = left * self.points[low] + share * self.points[low + 1]
+        point += ((share**3 - share) / 6.0) * self._end[low] + ((left**3 - left) / 6.0) * self._begin[low]
+        return point if self._inside else np.minimum(np.maximum(point, self._low), self._high)
+
+    def slope(self, at: float) -> Numbers:
+        """How it goes on from progress `at`, per unit of progress."""
+        low = min(int(at), len(self.steps) - 1)
+        share = min(at - low, 1.0)
+        left = 1.0 - share
+        slope: Numbers = self.steps[low] + ((3.0 * share * share - 1.0) / 6.0) * self._end[low]
+        return slope - ((3.0 * left * left - 1.0) / 6.0) * self._begin[low]
 
     def places(self, at: Float[np.ndarray, "time"]) -> Float[np.ndarray, "time axes"]:
-        """Where each progress is."""
+        """Where each progress is; beyond the end straight on."""
         low = np.minimum(at.astype(np.intp), len(self.steps) - 1)
-        return self.points[low] + (at - low)[:, None] * self.steps[low]
+        share = at - low
+        bent = np.minimum(share, 1.0)
+        left = 1.0 - bent
+        places = self.points[low] + share[:, None] * self.steps[low]
+        places += ((bent**3 - bent) / 6.0)[:, None] * self._end[low]
+        places += ((left**3 - left) / 6.0)[:, None] * self._begin[low]
+        return places if self._inside else np.minimum(np.maximum(places, self._low), self._high)
 
     def segment(self, at: float) -> int:
         """The segment that begins at or holds progress `at`."""
         return min(int(at), len(self.steps) - 1)
 
     def until_hard(self, at: float) -> float:
-        """How far ahead the next bend or fast segment is; infinite where there is none."""
-        index = int(np.searchsorted(self._hard, at))
+        """How far ahead of the segment of `at` the next hard one begins; infinite where there is none."""
+        index = int(np.searchsorted(self._hard, int(at)))
         return float(self._hard[index]) - at if index < len(self._hard) else math.inf
 
-    def paces(
-        self, at: float, position: Numbers, least: Numbers, most: Numbers, wanted: float
-    ) -> float | None:
-        """The pace nearest to `wanted`, rather slower, whose step is between `least` and `most` in every component.
+    def paces(self, at: float, position: Numbers, least: Numbers, most: Numbers, wanted: float) -> float | None:
+        """The pace nearest to `wanted`, rather slower, whose step is about between `least` and `most`.
 
-        None where there is none up to full pace.
+        None where there is none up to full pace. It is found on the tangent at the wanted pace.
         """
         best: float | None = None
         first = self.segment(at)
@@ -88,10 +139,12 @@ class Route:
             start, stop = max(at, float(index)), min(at + 1.0, index + 1.0, float(len(self.steps)))
             if start >= stop and index > first:
                 break
-            base = self.point(start) - position
-            one, other = (least - base) * self.inverse[index], (most - base) * self.inverse[index]
-            low = max(float(np.minimum(one, other).max()), 0.0) + start - at
-            high = min(float(np.maximum(one, other).min()), stop - start) + start - at
+            touch = min(max(at + wanted, start), stop - 1e-9)
+            slope = self.slope(touch)
+            base, inverse = self.point(touch) - position, 1.0 / np.where(np.abs(slope) > TINY, slope, TINY)
+            one, other = (least - base) * inverse, (most - base) * inverse
+            low = max(float(np.minimum(one, other).max()), start - touch) + touch - at
+            high = min(float(np.maximum(one, other).min()), stop - touch) + touch - at
             if low > high:
                 continue
             near = min(max(wanted, low), high)
@@ -103,10 +156,7 @@ class Route:
         """Progress at each tick of slowing down along the path, from `pace`; ends at rest or at the path's end."""
         first = self.segment(at)
         window = slice(first, first + 2 + int(self.reach(at, pace)))
-        most = SHARE / max(float(self.per_acceleration[window].max()), TINY)
-        jerk = SHARE / max(float(self.per_jerk[window].max()), TINY)
-        most = min(most, 1.0)
-        jerk = min(jerk, 2 * most)
+        most, jerk = self.rates(window)
         end, progress = float(len(self.steps)), [at]
         while pace > 0.0 and at < end and len(progress) < LONGEST:
             change = min(max(-min(ease_one(pace, jerk), most), change - jerk), change + jerk)
@@ -115,6 +165,11 @@ class Route:
             progress.append(at)
         return np.array(progress)
 
+    def rates(self, window: slice) -> tuple[float, float]:
+        """How much the pace may change in a tick on some segments, and how much that may change."""
+        most = min(SHARE / max(float(self.per_acceleration[window].max()), TINY), 1.0)
+        return most, min(SHARE / max(float(self.per_jerk[window].max()), TINY), 2 * most)
+
     def reach(self, at: float, pace: float) -> float:
         """About how far a stop goes."""
         index = self.segment(at)
@@ -122,12 +177,12 @@ class Route:
         return (pace * pace * most / 2 + pace * math.sqrt(pace * jerk)) / SHARE
 
 
-def _between(points: Float[np.ndarray, "points axes"], at: float) -> Numbers:
-    low = min(int(at), len(points) - 2)
-    share = at - low
-    if share == 0.0:
-        return points[low]
-    if share >= 1.0:
-        return points[low + 1]
-    between: Numbers = (1 - share) * points[low] + share * points[low + 1]
-    return between
+@functools.lru_cache(maxsize=128)
+def _curvature(segments: int) -> Float[np.ndarray, "inner inner"]:
+    """From the bends at the inner vertices of a piece to the second derivatives there, those at its ends repeated."""
+    inner = segments - 1
+    matrix = 4.0 * np.eye(inner) + np.eye(inner, k=1) + np.eye(inner, k=-1)
+    matrix[0, 0] += 1.0
+    matrix[-1, -1] += 1.0
+    inverse: Float[np.ndarray, "inner inner"] = 6.0 * np.linalg.inv(matrix)
+    return inverse

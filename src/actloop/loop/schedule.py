@@ -28,7 +28,6 @@ STARVED = "starved"  # held, no chunk has come yet
 LATE = "late"  # held, the plan is spent
 STALE = "stale"  # held, the plan rests on too old an observation
 TOLD = "told"  # held, because the loop said so
-HOLDS = (STARVED, LATE, STALE, TOLD)
 
 Residual = Callable[[Observation, Action, int], Action]
 """`residual(obs, action, index)`: what to add to the action of this tick, in action units (as A2C2, 2509.23224)."""

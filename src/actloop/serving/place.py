@@ -189,8 +189,12 @@ class _Link:
         except (OSError, InvalidHandshake, EOFError) as error:
             raise self._lost(f"cannot be reached ({error or type(error).__name__})") from error
         self._opened, self._socket = opened, connection
+        self._check_wanted()
         _limit_sending(connection.socket, self._reply_timeout)
         welcome = self._receive(self._connect_timeout)
+        if welcome is None:
+            self._hang_up()
+            raise self._lost(f"did not say what it serves within {self._connect_timeout:g} s")
         if not isinstance(welcome, Welcome):
             self._hang_up()
             raise WireError("welcome", f"expected the server's first frame, got {type(welcome).__name__.lower()}")
@@ -203,13 +207,17 @@ class _Link:
 
     def _connect_again(self) -> None:
         self._ended.wait(max(0.0, self._not_before - time.monotonic()))
-        if self._ended.is_set():
-            raise ConnectionLost("the place was closed")
+        self._check_wanted()
         self._not_before = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self.connect()
         if self._episode is not None:
             self._send(Begin(instruction=self._episode[0], seed=self._episode[1]))
+
+    def _check_wanted(self) -> None:
+        if self._ended.is_set():
+            self._hang_up()
+            raise ConnectionLost("the place was closed")
 
     def _send(self, message: Begin | Ask) -> None:
         data = encode(message, jpeg_quality=self._quality)
@@ -275,4 +283,5 @@ class _Link:
 def _limit_sending(connection: socket.socket, seconds: float) -> None:
     """Let a send fail that makes no progress for so long: a dead network would block it for many minutes."""
     limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    with contextlib.suppress(OSError):  # already closed: reading from it will say why
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from actloop.contracts import Action, Embodiment, Observation, Outcome, Task, World
 from actloop.errors import ActloopError
@@ -53,6 +54,11 @@ class LastSent:
     def __init__(self) -> None:
         self._first: Observation | None = None
         self._sent: Action | None = None
+
+    @property
+    def immediate(self) -> Literal[True]:
+        """Told in the thread of the ticks."""
+        return True
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, EpisodeStarted):

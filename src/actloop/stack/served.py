@@ -28,16 +28,17 @@ def serve_layer(
     from actloop.serving.server import Server
     from actloop.serving.wire import describe
 
-    for name, table in stack.layers.items():
-        if name == layer:
-            module = _module(stack, name)
-            body, horizon = None, 0
-            if isinstance(module, PolicyModule):
-                body, horizon = module.policy.embodiment, module.policy.horizon
-            served = describe(layer=name, names=_names(table), embodiment=body, horizon=horizon, digest=_digest(table))
-            # One robot at a time: `start` makes a module its own, and two of them would not.
-            return Server(lambda: module, served=served, host=host, port=port, token=token, max_clients=1)
-    raise UnknownNameError(str(stack.path), layer, stack.layers)
+    tables = {str(name): (name, table) for name, table in stack.layers.items()}
+    if layer not in tables:
+        raise UnknownNameError(str(stack.path), layer, tables)
+    name, table = tables[layer]
+    module = _module(stack, name)
+    body, horizon = None, 0
+    if isinstance(module, PolicyModule):
+        body, horizon = module.policy.embodiment, module.policy.horizon
+    served = describe(layer=name, names=_names(table), embodiment=body, horizon=horizon, digest=_digest(table))
+    # One robot at a time: `start` makes a module its own, and two of them would not.
+    return Server(lambda: module, served=served, host=host, port=port, token=token, max_clients=1)
 
 
 def _module(stack: Stack, layer: Layer) -> Module:

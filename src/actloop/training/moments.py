@@ -226,16 +226,18 @@ class Told:
     imagines: bool
 
 
-def told_by(rollouts: Sequence[Rollout], embodiment: Embodiment, *, imagines: bool) -> Told:
-    """Words, normalisers and horizon of some rollouts."""
+def told_by(
+    rollouts: Sequence[Rollout], embodiment: Embodiment, *, instructions: Sequence[str] = (), imagines: bool
+) -> Told:
+    """Words, normalisers and horizon of some rollouts; words also of further `instructions`."""
     states = np.concatenate([rollout.states for rollout in rollouts])
     horizon = max(rollout.chunks.shape[1] for rollout in rollouts)
     starts = range(0, horizon, RAMP)
     rests = [path_of(chunk[start:], embodiment) for rollout in rollouts for chunk in rollout.chunks for start in starts]
-    most = max(len(text.split()) for text in (rollout.instruction for rollout in rollouts))
+    texts = [*instructions, *(rollout.instruction for rollout in rollouts)]
     return Told(
         embodiment=embodiment,
-        vocabulary=Vocabulary.of((rollout.instruction for rollout in rollouts), max_tokens=most),
+        vocabulary=Vocabulary.of(texts, max_tokens=max(len(text.split()) for text in texts)),
         normalizers={"state": mean_std(states), "path": mean_std(np.concatenate(rests))},
         horizon=horizon,
         imagines=imagines,

@@ -197,7 +197,7 @@ def read(path: Path) -> Rollout:
         DataError: unreadable, or not a rollout.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         facts = json.loads(str(arrays.pop("facts")))
         groups: dict[str, dict[str, np.ndarray]] = {"images": {}, "imagined": {}}

@@ -133,7 +133,8 @@ def train_verifier(
     """A verifier from rollouts, and how well it does on others."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    told = told_by([*train, *check], embodiment, imagines=recipe.imagines)
+    words = [rollout.instruction for rollout in check]
+    told = told_by(train, embodiment, instructions=words, imagines=recipe.imagines)
     network = Judge(
         JudgeConfig(
             cameras=len(embodiment.cameras),
@@ -173,7 +174,8 @@ def train_value(
     """A value from rollouts, and how well it does on others."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    told, usual = told_by([*train, *check], embodiment, imagines=False), usual_ticks(train)
+    words = [rollout.instruction for rollout in check]
+    told, usual = told_by(train, embodiment, instructions=words, imagines=False), usual_ticks(train)
     network = Judge(
         JudgeConfig(
             cameras=len(embodiment.cameras),
