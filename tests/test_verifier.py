@@ -419,7 +419,7 @@ class TestTraining:
     def test_learns_what_can_be_seen(self, tmp_path: Path) -> None:
         made = [rollout(n, disturbance="jump" if n % 2 else "", at=2 + n % 3 if n % 2 else -1) for n in range(60)]
         losses: dict[str, list[float]] = {"verifier": [], "value": []}
-        recipe = JudgeRecipe(steps=120, batch_size=48, pixels=16, hold_out=0.3)
+        recipe = JudgeRecipe(steps=80, batch_size=32, pixels=16, hold_out=0.3)
         report = train_on(
             made, BODY, tmp_path, verifier=recipe, value=recipe, progress=lambda who, _, loss: losses[who].append(loss)
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from actloop.checks.conformal import Guarantee, Rate, TooFewEpisodes, episodes_needed
+from actloop.checks.conformal import Guarantee, Rate, TooFewEpisodes, episodes_needed, rank
 from actloop.checks.evidence import Reading, Score
 from actloop.checks.normaliser import Normaliser
 from actloop.errors import ContractError, UnknownNameError
@@ -52,7 +52,7 @@ class Calibration:
 
     @property
     def threshold(self) -> float:
-        return self.maxima[self.guarantee.k - 1]
+        return self.maxima[rank(len(self.maxima), self.alpha) - 1]
 
     @property
     def guarantee(self) -> Guarantee:

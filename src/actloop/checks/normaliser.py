@@ -4,6 +4,7 @@ score --> over its lead's median, in upper spreads of that lead
       --> over the episodes' median maximum, in distances from there to their 1 - alpha quantile --> value
 """
 
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,7 +58,9 @@ class Normaliser:
 
     def value(self, score: Score) -> float:
         """The score on the common scale; about 0 to 1 while all is well."""
-        at = min(range(len(self.leads)), key=lambda index: abs(self.leads[index] - score.lead))
+        at = bisect.bisect_left(self.leads, score.lead)
+        if at == len(self.leads) or (at and score.lead - self.leads[at - 1] <= self.leads[at] - score.lead):
+            at -= 1
         return ((score.value - self.medians[at]) / self.spreads[at] - self.centre) / self.scale
 
     def to_dict(self) -> dict[str, object]:

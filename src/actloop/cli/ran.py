@@ -3,10 +3,11 @@
 run_stack --> OUT/run.json (the stack, versions, results so far), OUT/events/<task>-<seed>.jsonl, tables
 """
 
+import itertools
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,11 @@ from actloop.loop.journal import Journal
 from actloop.loop.latency import quantile
 from actloop.loop.questions import LAYERS
 from actloop.loop.result import EpisodeResult
-from actloop.stack.declared import CheckTable, Stack, read_stack
-from actloop.stack.opened import OpenStack, describe_stack, open_stack
+from actloop.simulation.registry import tasks_of
+from actloop.stack.declared import CheckTable, Stack
+from actloop.stack.describing import describe_stack
+from actloop.stack.opened import OpenStack, open_stack
+from actloop.stack.reader import read_stack
 from actloop.stack.served import serve_layer
 
 FORMAT = "actloop.run.1"
@@ -67,11 +71,9 @@ def run_stack(
         for line in remarks(stack, opened):
             console.print(Text(line, style="dim"))
         with _stopping(opened, console):
-            for task in opened.tasks if not tasks else _chosen(opened, tasks):
-                for number in range(seed, seed + episodes):
-                    run.episode(task, number)
-                    if run.interrupted:
-                        break
+            chosen = tasks_of(opened.world, tasks) if tasks else opened.tasks
+            for task, number in itertools.product(chosen, range(seed, seed + episodes)):
+                run.episode(task, number)
                 if run.interrupted:
                     break
     if json:
@@ -280,7 +282,7 @@ def _spread(seconds: Sequence[float]) -> str:
     return f"{p50:.1f} ms in the middle, {p99:.1f} ms at the 99th of 100"
 
 
-def _added(counts: Iterator[Mapping[str, int]] | Any) -> dict[str, int]:
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for each in counts:
         for name, count in each.items():
@@ -290,12 +292,6 @@ def _added(counts: Iterator[Mapping[str, int]] | Any) -> dict[str, int]:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
-
-
-def _chosen(opened: OpenStack, names: Sequence[str]) -> list[Task]:
-    from actloop.simulation.registry import tasks_of
-
-    return tasks_of(opened.world, names)
 
 
 def _left(stack: Stack) -> str:

@@ -135,13 +135,21 @@ class Axes:
             return False
         return bool(((speeds[2:] <= fastest * (1 + 1e-9)) & (speeds[2:] >= slowest * (1 + 1e-9))).all())
 
-    def towards(self, index: int, gap: float, drift: float) -> float:
-        """The next acceleration of one component to end at rest `gap` further, relative to a point that drifts on."""
+    def towards(self, index: int, gap: float, drift: float = 0.0, bend: float = 0.0) -> float:
+        """The next acceleration of one component to end `gap` further and at rest, relative to a point that moves.
+
+        Args:
+            drift: how far the point moves in this tick.
+            bend: the acceleration of the point. With it, half of the limits are for the approach.
+        """
         limit, jerk = float(self.grid.acceleration[index]), float(self.grid.jerk[index])
+        if drift or bend:
+            limit, jerk = 0.5 * limit, 0.5 * jerk
         speed = float(self.speed[index]) - drift
 
         def excess(acceleration: float) -> float:
-            return speed + acceleration + travel(speed + acceleration, acceleration, limit, jerk)[0] - gap
+            relative = speed + acceleration
+            return relative + travel(relative, acceleration - bend, limit, jerk)[0] - gap
 
         return solve(excess, float(self.least[index]), float(self.most[index]), SLACK * max(1.0, abs(gap)))
 

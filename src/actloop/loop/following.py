@@ -109,7 +109,7 @@ class Switch(Mover):
     def _change(self, index: int, gap: float) -> float:
         axes = self.axes
         if not self._summed[index]:
-            return axes.towards(index, float(gap), 0.0)
+            return axes.towards(index, float(gap))
         return float(min(max(gap - axes.speed[index], axes.least[index]), axes.most[index]))
 
 
@@ -197,7 +197,7 @@ class Follower(Mover):
             return step, ()
         away = np.flatnonzero(gap)
         for index in away:
-            step[index] = axes.speed[index] + axes.towards(index, float(gap[index]), 0.0)
+            step[index] = axes.speed[index] + axes.towards(index, float(gap[index]))
         return step, () if axes.fits(gap) else axes.excess(gap)
 
     # following
@@ -211,14 +211,15 @@ class Follower(Mover):
         at = min(at, float(len(route)))
         pace = min(pace, len(route) - at)
         asked = route.point(at + pace) - axes.position
-        exact = pace == 1.0 and at == int(at) and self.exact >= 3
-        fits = axes.fits(asked) or (exact and axes.fits_exactly(asked))
-        if fits and self._goes_on(route, at, pace, asked) and self._clear(route, at, pace, asked):
+        fits = axes.fits(asked)
+        exact = not fits and pace == 1.0 and at == int(at) and self.exact >= 3 and axes.fits_exactly(asked)
+        if (fits or exact) and self._goes_on(route, at, pace, asked) and self._clear(route, at, pace, asked):
             reached, step, reasons = pace, asked, ()
         else:
             reasons = axes.excess(asked) or (("box",) if axes.walled and not fits else ("ahead",))
             reached, step = self._slower(route, at, pace)
-        self.take(axes.within(step))
+            exact = False
+        self.take(step if exact else axes.within(step))
         off = float(np.abs(axes.position - route.point(at + reached)).max(initial=0.0))
         self._at = at + reached
         self._followed = self._followed + 1 if off <= NEARLY else 0
@@ -248,27 +249,36 @@ class Follower(Mover):
 
     def _slower(self, route: Route, at: float, pace: float) -> tuple[float, Numbers]:
         """The pace and step along the path that fit, or else those off it."""
-        axes = self.axes
-        least, most = axes.speed + axes.least, axes.speed + axes.most
         now, change = self._along(route, at)
-        wanted = now + self._towards_pace(route, at, now, change, pace)
-        high = route.paces(at, axes.position, least, most, max(wanted, 0.0))
+        wanted = max(now + self._towards_pace(route, at, now, change, pace), 0.0)
+        high = self._fitting(route, at, wanted)
         kept = self._stop
         stop = kept[0] - at if kept else None
         if high is not None:
-            low = stop if stop is not None and 0 <= stop <= high else route.paces(at, axes.position, least, most, 0.0)
+            low = stop if stop is not None and 0 <= stop <= high else self._fitting(route, at, 0.0)
             low = high if low is None else low
             for share in (1.0, 0.5, 0.25) if low < high else (1.0,):
                 candidate = low + share * (high - low)
-                step = route.point(at + candidate) - axes.position
-                if axes.fits(step) and self._clear(route, at, candidate, step):
+                step = route.point(at + candidate) - self.axes.position
+                if self.axes.fits(step) and self._clear(route, at, candidate, step):
                     return candidate, step
         if stop is not None and 0 <= stop <= 1:
-            step = route.point(at + stop) - axes.position
-            if axes.fits(step):
+            step = route.point(at + stop) - self.axes.position
+            if self.axes.fits(step):
                 self._stop = kept[1:]
                 return stop, step
         return self._beside(route, at, pace)
+
+    def _fitting(self, route: Route, at: float, wanted: float) -> float | None:
+        """The pace nearest to `wanted` whose step fits, where there is one."""
+        axes = self.axes
+        least, most = axes.speed + axes.least, axes.speed + axes.most
+        for _ in range(3):
+            found = route.paces(at, axes.position, least, most, wanted)
+            if found is None or axes.fits(route.point(at + found) - axes.position):
+                return found
+            wanted = found
+        return None
 
     def _along(self, route: Route, at: float) -> tuple[float, float]:
         """The present pace along the path, and its change in the last tick."""
@@ -277,12 +287,15 @@ class Follower(Mover):
         size = float(ahead @ slope)
         if size <= TINY:
             return 0.0, 0.0
-        return max(float(ahead @ self.axes.speed) / size, 0.0), float(ahead @ self.axes.acceleration) / size
+        now = max(float(ahead @ self.axes.speed) / size, 0.0)
+        return now, float(ahead @ (self.axes.acceleration - now * now * route.bend(at))) / size
 
     def _towards_pace(self, route: Route, at: float, now: float, change: float, pace: float) -> float:
         """The next change of the pace on the way to `pace`."""
         segment = route.segment(at)
         most, jerk = route.rates(slice(segment, segment + 1))
+        ramp = 1.0 + most / jerk
+        pace = min(pace, route.allowed(at + now), route.allowed(at + now * ramp))
         wanted = min(max(ease_one(pace - now, jerk), -most), most)
         return min(max(wanted, change - jerk), change + jerk)
 
@@ -326,13 +339,10 @@ class Follower(Mover):
         near = float((ahead * self._weights) @ (axes.position + axes.speed - here)) / size if size > TINY else 0.0
         now, change = max(near, 0.0), self._along(route, at)[1]
         near = min(max(now + self._towards_pace(route, at, now, change, pace), 0.0), pace)
-        drift = route.point(at + near) - here
-        gap = here - axes.position
-        step = np.array(
-            [
-                axes.speed[index] + axes.towards(index, float(gap[index]), float(drift[index]))
-                for index in range(len(drift))
-            ]
-        )
+        there = route.point(at + near)
+        drift = there - here
+        bend = route.point(at + 2.0 * near) - there - drift if at + 2.0 * near <= len(route) else np.zeros(len(drift))
+        rows = zip((here - axes.position).tolist(), drift.tolist(), bend.tolist(), strict=True)
+        step = axes.speed + [axes.towards(index, *row) for index, row in enumerate(rows)]
         self._stop = []
         return near, step

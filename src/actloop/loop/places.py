@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, Self
+from typing import Protocol, TypeVar, runtime_checkable
 
 from actloop.errors import ActloopError, ContractError
 from actloop.loop.questions import Answer, Module, Question, Result
+
+Entered = TypeVar("Entered", bound="Threaded")
 
 
 class Here:
@@ -49,6 +51,7 @@ class Here:
         return True
 
 
+@runtime_checkable
 class Worker(Protocol):
     """What a place's thread drives; `begin` and `ask` come from that one thread and may take their time."""
 
@@ -187,7 +190,7 @@ class Threaded:
             self._closed = returned and released
         return self._closed
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Entered) -> Entered:
         return self
 
     def __exit__(self, *_: object) -> None:

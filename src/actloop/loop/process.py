@@ -31,7 +31,6 @@ RING = 4  # shared memories at most: one on its way, and those that a session ke
 HEADER = 64  # bytes before the arrays: the number of the question, written before and after them
 ALIVE = 0.5  # seconds between looks at whether the other process still lives; its end of the pipe tells sooner
 
-
 _Parcel = tuple[int, str, tuple[int, ...], tuple[str, ...], bytes]  # number, memory, sizes, all memories, the rest
 
 
@@ -211,6 +210,7 @@ class _Outbox:
         self._ring: dict[str, shared_memory.SharedMemory] = {}
         self._number = 0
         self.held: Collection[str] = ()
+        weakref.finalize(self, _unlink, self._ring)  # for those who leave without closing
 
     def pack(self, question: Question) -> _Parcel:
         """Write the arrays of a question, each once, however often the question holds it, and pickle the rest.
@@ -265,6 +265,11 @@ class _Outbox:
         memory = self._ring.pop(name)
         memory.close()
         memory.unlink()
+
+
+def _unlink(ring: dict[str, shared_memory.SharedMemory]) -> None:
+    while ring:
+        ring.popitem()[1].unlink()
 
 
 class _Inbox:

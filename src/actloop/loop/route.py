@@ -15,9 +15,9 @@ from actloop.loop.limits import Grid
 from actloop.loop.path import Path
 
 Numbers = Float[np.ndarray, "axes"]
-SHARE = 0.6  # of the limits is for changing the pace; the rest is for the bends meanwhile
+SHARE = 0.5  # of the limits is for changing the pace
+BENDS = 0.7  # of the limits is for what the path itself needs at a steady pace
 SHARP = 0.5  # of the longer of two steps: a larger change from one to the next is a corner
-GENTLE = 0.5  # of the limits: what the path itself may need before it counts as hard
 TINY = 1e-30  # stands for a component that does not move along a segment
 LONGEST = 400  # ticks of a stop that are looked at
 
@@ -70,15 +70,41 @@ class Route:
                 curved = _curvature(last - first) @ bends[first : last - 1]
                 self._begin[first + 1 : last], self._end[first : last - 1] = curved, curved
                 self._begin[first], self._end[last - 1] = curved[0], curved[-1]
-        hard = ((steps > grid.fastest) | (steps < grid.slowest)).any(axis=1)
-        hard[1:] |= sharp
         curved = np.maximum(np.abs(self._begin), np.abs(self._end))
-        hard |= (curved > GENTLE * grid.acceleration).any(axis=1)
-        hard |= (np.abs(self._end - self._begin) > GENTLE * grid.jerk).any(axis=1)
         margin = curved / 8.0
         inside = (self.points[1:] + margin <= self._high) & (self.points[1:] - margin >= self._low)
         self._inside = bool((inside & (self.points[:-1] + margin <= self._high)).all())
+        return self._profile(np.abs(bends) * sharp[:, None], curved)
+
+    def _profile(
+        self, corners: Float[np.ndarray, "corners axes"], curved: Float[np.ndarray, "segments axes"]
+    ) -> Bool[np.ndarray, "segments"]:
+        """The steady paces that segments and corners allow, and slowing down in time; which are below full pace."""
+        grid = self._grid
+        fast = np.maximum(self.steps / grid.fastest, self.steps / grid.slowest).max(axis=1)
+        turned = np.sqrt((curved / (BENDS * grid.acceleration)).max(axis=1))
+        jolted = np.cbrt((np.abs(self._end - self._begin) / (BENDS * grid.jerk)).max(axis=1))
+        need = np.maximum(np.maximum(fast, turned), np.maximum(jolted, 1.0))
+        self._steady = (1.0 / need).tolist()
+        cornered = 1.0 / np.maximum((corners / (BENDS * np.minimum(grid.acceleration, grid.jerk))).max(axis=1), 1.0)
+        slowing = (2.0 * SHARE / np.maximum(self.per_acceleration, 2.0 * SHARE)).tolist()
+        limit, self._after, self._slowing = 1.0, [1.0] * len(need), slowing
+        rows = zip(range(len(need) - 1, -1, -1), self._steady[::-1], slowing[::-1], [1.0, *cornered.tolist()[::-1]], strict=True)
+        for index, steady, slower, corner in rows:
+            limit = min(limit, corner)
+            self._after[index] = limit
+            limit = min(steady, math.sqrt(limit * limit + slower))
+        hard = need > 1.0
+        hard[1:] |= cornered < 1.0
         return hard
+
+    def allowed(self, at: float) -> float:
+        """About the pace at which what follows from progress `at` on can be met, up to 1."""
+        if at >= len(self.steps):
+            return 1.0
+        index = int(at)
+        after = self._after[index]
+        return min(self._steady[index], math.sqrt(after * after + self._slowing[index] * (index + 1 - at)))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -107,6 +133,13 @@ class Route:
         left = 1.0 - share
         slope: Numbers = self.steps[low] + ((3.0 * share * share - 1.0) / 6.0) * self._end[low]
         return slope - ((3.0 * left * left - 1.0) / 6.0) * self._begin[low]
+
+    def bend(self, at: float) -> Numbers:
+        """How the slope changes at progress `at`, per unit of progress."""
+        low = min(int(at), len(self.steps) - 1)
+        share = min(at - low, 1.0)
+        bend: Numbers = (1.0 - share) * self._begin[low] + share * self._end[low]
+        return bend
 
     def places(self, at: Float[np.ndarray, "time"]) -> Float[np.ndarray, "time axes"]:
         """Where each progress is; beyond the end straight on."""

@@ -13,7 +13,6 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from typing import Self
 
 from actloop.errors import ActloopError, ContractError, MissingDependency
 from actloop.loop.places import InThread, Portable, check_seconds
@@ -124,7 +123,7 @@ class Server:
         self._thread.join(2 * self._timeout + 1.0)
         return not self._thread.is_alive()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,7 +26,7 @@ from actloop.loop.modules import CheckModule, ChooserModule, OutcomeScore, Polic
 from actloop.loop.questions import Layer, Module
 from actloop.stack.checking import CHECKS, FORESIGHT, SAMPLES, SPREAD, VERIFIER
 from actloop.stack.declared import ActionTable, CheckTable, ForesightTable, LayerTable, SemanticTable, Stack
-from actloop.stack.sources import Source, call, card_of, importable, open_policy
+from actloop.stack.sources import Source, call, card_of, importable, open_policy, policy_identity
 from actloop.stack.tables import named
 
 
@@ -115,34 +115,43 @@ def _check_body(body: Embodiment, known: Embodiment, path: str) -> None:
         raise ContractError(path, f"needs the camera {missing[0]!r}, which {body.name!r} does not have alike")
 
 
-def _check_module(plan: Plan, table: CheckTable) -> CheckModule:
+def checker_of(plan: Plan) -> Checker:
+    """The checks of a check layer, without a calibration; for their identity.
+
+    Raises:
+        CheckpointError, ContractError: as `build`.
+    """
+    assert isinstance(plan.table, CheckTable)
+    importable(Path(plan.folder))
     body = _body(plan)
-    checks = [check for index in range(len(table.checks)) for check in _checks(plan, table, index, body)]
-    calibration = None
+    with named(f"{plan.key}.checks"):
+        return Checker(
+            [check for index in range(len(plan.table.checks)) for check in _checks(plan, plan.table, index, body)]
+        )
+
+
+def _check_module(plan: Plan, table: CheckTable) -> CheckModule:
+    plain, calibration = checker_of(plan), None
     if table.calibration is not None:
         with named(f"{plan.key}.calibration"):
             calibration = Calibration.load(table.calibration)
             around = {key: text for key, text in calibration.identity.items() if not key.startswith(PREFIX)}
-            calibration.require(around | dict(plan.identity or {}) | Checker(checks).identity)
-    with named(f"{plan.key}.checks"):
-        return CheckModule(Checker(checks, calibration), body)
+            calibration.require(around | dict(plan.identity or {}) | plain.identity)
+    return CheckModule(Checker(plain.checks, calibration), _body(plan))
 
 
 def _checks(plan: Plan, table: CheckTable, index: int, body: Embodiment) -> list[Check]:
     name, options = table.checks[index]
-    path = f"{plan.key}.checks[{index}]"
     if name == VERIFIER:
         return [_judge(plan, VERIFIER, table.verifier)]
-    with named(path):
-        if name == SPREAD:
-            count = options.get("count", SAMPLES)
-            policy = _policy(plan, plan.action, "cpu")
-            rest = {key: value for key, value in options.items() if key != "count"}
-            sampler = f"{count} of {plan.action.digest if plan.action else ''}"
-            return [CHECKS[name](sample=_sampler(policy, count, path), sampler=sampler, **rest)]
-        if name == FORESIGHT and "camera" not in options:
-            return [CHECKS[name](camera=camera.name, **options) for camera in body.cameras]
-        return [CHECKS[name](**options)]
+    if name == SPREAD:
+        count = options.get("count", SAMPLES)
+        sample = _sampler(_policy(plan, plan.action, "cpu"), count, f"{plan.key}.checks[{index}]")
+        rest = {key: value for key, value in options.items() if key != "count"}
+        return [CHECKS[name](sample=sample, sampler=f"{count} of {policy_identity(plan.action)}", **rest)]
+    if name == FORESIGHT and "camera" not in options:
+        return [CHECKS[name](camera=camera.name, **options) for camera in body.cameras]
+    return [CHECKS[name](**options)]
 
 
 def _sampler(policy: Policy[Any], count: int, path: str) -> Callable[[Evidence], Sequence[ActionChunk]]:

@@ -5,9 +5,10 @@ from dataclasses import fields
 from typing import Any
 
 from actloop.checks.cameras import FrozenCamera
+from actloop.checks.grasp import Grasp
 from actloop.checks.pictures import Foresight
 from actloop.checks.plans import Disagreement, Spread
-from actloop.checks.proprioception import Grasp, Proprioception
+from actloop.checks.proprioception import Proprioception
 from actloop.errors import ContractError, UnknownNameError
 from actloop.stack.tables import Table, named
 

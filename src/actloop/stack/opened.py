@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from actloop.contracts import Clock, Embodiment, Observation, Task, World
 from actloop.errors import ContractError, UnknownNameError
@@ -20,17 +19,17 @@ from actloop.loop.events import Subscriber
 from actloop.loop.inference import Charged, Inference, Live, NoAnswerError
 from actloop.loop.latency import MEASURED, LatencyProfile, parse_latency
 from actloop.loop.layers import WARM_UP_TIMEOUT
-from actloop.loop.limits import Limits
 from actloop.loop.questions import Layer, Place, Question, Ticket
 from actloop.loop.result import EpisodeResult
-from actloop.simulation.faults import Disturbed, parse_faults
-from actloop.simulation.registry import find_task, make_world, tasks_of
+from actloop.simulation.registry import find_task, tasks_of
 from actloop.stack.bounded import Bounded, said
-from actloop.stack.declared import ActionTable, Placement, Stack, read_stack
+from actloop.stack.building import checker_of
+from actloop.stack.declared import ActionTable, Placement, Stack
+from actloop.stack.describing import limits_of, world_of
 from actloop.stack.guarded import Guarded, LastSent, one_thread
 from actloop.stack.placing import CLOCKS, ClockName, Opener
-from actloop.stack.sources import Card, importable
-from actloop.stack.tables import finite, named
+from actloop.stack.sources import importable
+from actloop.stack.tables import named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +50,12 @@ class OpenStack:
         stack: Stack,
         clock: ClockName,
         world: World,
-        actor: Card,
         layers: Mapping[Layer, Placed],
+        opener: Opener,
         owned: ExitStack,
     ) -> None:
-        self.stack, self.clock, self.world, self.actor = stack, clock, world, actor
+        self._opener = opener
+        self.stack, self.clock, self.world, self.actor = stack, clock, world, opener.actor
         self.loop = replace(stack.loop, limits=limits_of(stack, world.embodiment))
         self._layers = dict(layers)
         self._owned = owned
@@ -81,6 +81,18 @@ class OpenStack:
         """Those that the file names, of its world."""
         with named(self.stack.at("world.task")):
             return tasks_of(self.world, self.stack.world.tasks)
+
+    @property
+    def calibration_identity(self) -> dict[str, str]:
+        """What a calibration of this stack's checks holds for, the checks included where there are any.
+
+        Raises:
+            CheckpointError, ContractError: the checks cannot be built here, where their layer is on a server.
+        """
+        checks = {}
+        if self.stack.check is not None:
+            checks = checker_of(self._opener.plan("check", self.stack.check)).identity
+        return self._opener.identity() | checks
 
     def run(
         self,
@@ -229,68 +241,9 @@ def open_stack(
             if isinstance(table, ActionTable) and table.fallback is not None:
                 second = opener.place(layer, table.fallback)
                 owned.callback(second.close)
-                fallback = Placed(
-                    place=second, placement=table.fallback.place, profile=opener.profile(layer, table.fallback)
-                )
-            layers[layer] = Placed(
-                place=found, placement=table.place, profile=opener.profile(layer, table), fallback=fallback
-            )
-        return OpenStack(stack, clock, world, opener.actor, layers, owned.pop_all())
-
-
-def world_of(stack: Stack) -> World:
-    """The world of a stack file, with its faults.
-
-    Raises:
-        UnknownNameError, ContractError, MissingDependency: it cannot be made like that.
-    """
-    table, options = stack.world, dict(stack.world.options)
-    with named(stack.at("world")):
-        if table.robot:
-            from actloop.simulation.robot import robot_from_toml
-
-            return robot_from_toml(table.robot)
-        if table.real and "spec" in options:
-            options["spec"] = stack.path.parent / str(options["spec"])
-        world = make_world(table.name, **options)
-        return Disturbed(world, parse_faults(table.faults)) if table.faults else world
-
-
-def limits_of(stack: Stack, embodiment: Embodiment) -> Limits | None:
-    """The limits of a stack file, for a body; None where it has none.
-
-    Raises:
-        UnknownNameError: the body has no such action part.
-        ContractError: a limit is out of range.
-    """
-    if not stack.limits:
-        return None
-    with named(stack.at("loop")):
-        return Limits.of(embodiment, **{kind: dict(bounds) for kind, bounds in stack.limits.items()})
-
-
-def describe_stack(stack: Stack) -> dict[str, Any]:
-    """What a stack is, JSON-ready, with digests of its files: it changes with everything that changes a decision."""
-    plain = stack.to_dict()
-    digests = {}
-    for layer, table in stack.layers.items():
-        for key, source in sources_in(table).items():
-            digests[f"{layer}.{key}"] = source
-    return plain | {"digests": finite(digests)}
-
-
-def sources_in(table: object) -> dict[str, str]:
-    """Digests of the files that a layer names."""
-    from actloop.stack.sources import Source, digest_of
-
-    found = {}
-    for key in ("model", "imagines", "score", "verifier", "value", "calibration"):
-        value = getattr(table, key, None)
-        if isinstance(value, Source):
-            found[key] = value.digest or value.target
-        elif isinstance(value, Path):
-            found[key] = digest_of(value)
-    return found
+                fallback = Placed(place=second, placement=table.fallback.place, profile=opener.profile(table.fallback))
+            layers[layer] = Placed(place=found, placement=table.place, profile=opener.profile(table), fallback=fallback)
+        return OpenStack(stack, clock, world, layers, opener, owned.pop_all())
 
 
 def _profile(latency: LatencyProfile | str | None) -> LatencyProfile | str | None:

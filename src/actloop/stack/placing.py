@@ -25,7 +25,7 @@ from actloop.stack.declared import (
     Placement,
     Stack,
 )
-from actloop.stack.sources import Card, Source, card_of
+from actloop.stack.sources import Card, card_of, policy_identity
 
 ClockName = Literal["virtual", "wall", "paused"]
 CLOCKS: tuple[ClockName, ...] = ("virtual", "wall", "paused")
@@ -54,6 +54,7 @@ class Opener:
         self._stack, self._clock, self._world = stack, clock, world
         self._place, self._latency = place, latency
         self._actor: Card | None = None
+        self._served = ""  # what a server says that the policy is
 
     @property
     def actor(self) -> Card:
@@ -61,7 +62,7 @@ class Opener:
         assert self._actor is not None
         return self._actor
 
-    def profile(self, layer: Layer, table: LayerTable) -> LatencyProfile | None:
+    def profile(self, table: LayerTable) -> LatencyProfile | None:
         """What a call is charged on the virtual clock; None for the time it takes."""
         if table is self._stack.action and self._latency is not None:
             return self._latency if isinstance(self._latency, LatencyProfile) else None
@@ -73,7 +74,7 @@ class Opener:
         remote = table.place.remote
         if remote:
             return self._remote(layer, table)
-        plan = self._plan(layer, table)
+        plan = self.plan(layer, table)
         if where == PROCESS:
             place: Place = InProcess(partial(build, plan), start_timeout=START_TIMEOUT, threads=self._threads(table))
             if isinstance(table, ActionTable) and table.model is not None:
@@ -98,7 +99,8 @@ class Opener:
             raise ContractError(self._stack.at(f"{layer}.place"), reason)
         return where
 
-    def _plan(self, layer: Layer, table: LayerTable) -> Plan:
+    def plan(self, layer: Layer, table: LayerTable) -> Plan:
+        """What it takes to build the module of a layer."""
         each = None
         if isinstance(table, ForesightTable) and self._clock == "virtual" and table.place.profile is not None:
             each = table.place.profile.quantile(0.5)
@@ -140,6 +142,8 @@ class Opener:
             card = Card(embodiment=embodiment_from_dict(served["embodiment"]), horizon=int(served["horizon"]))
         except (KeyError, TypeError, ValueError, ContractError) as error:
             raise ContractError(key, f"{table.place.where} does not say for which robot its policy is") from error
+        if table is self._stack.action:
+            self._served = str(served.get("digest", ""))
         self._know(card, table)
 
     def _know(self, card: Card, table: ActionTable) -> None:
@@ -151,17 +155,16 @@ class Opener:
             raise ContractError(self._stack.at("action.fallback"), reason)
 
     def identity(self) -> dict[str, str]:
-        """What a calibration of this stack's checks holds for, but for the checks themselves."""
-        return calibration_identity(self._stack, self._world.embodiment, self._latency_name())
+        """What a calibration of this stack's checks holds for, but for the checks, which add their own."""
+        policy = self._served or policy_identity(self._stack.action.model)
+        latency = f"{self._clock} clock"
+        if self._clock == "virtual":
+            profile = self.profile(self._stack.action)
+            latency = "measured" if profile is None else profile.name
+        return calibration_identity(self._stack, self._world.embodiment, policy=policy, latency=latency)
 
-    def _latency_name(self) -> str:
-        if self._clock != "virtual":
-            return f"{self._clock} clock"
-        profile = self.profile("action", self._stack.action)
-        return "measured" if profile is None else profile.name
 
-
-def calibration_identity(stack: Stack, embodiment: Embodiment, latency: str) -> dict[str, str]:
+def calibration_identity(stack: Stack, embodiment: Embodiment, *, policy: str, latency: str) -> dict[str, str]:
     """What a calibration holds for, but for the checks, which add their own.
 
     The faults of the file are left out: a calibration is there to tell them.
@@ -169,19 +172,13 @@ def calibration_identity(stack: Stack, embodiment: Embodiment, latency: str) -> 
     loop = stack.loop.to_dict() | {"limits": dict(stack.limits)}
     kept = ("execute_horizon", "run_on", "imagine", "continue_plan", "join", "stretch", "check_every", "limits")
     return {
-        "policy": _identity(stack.action.model),
+        "policy": policy,
         "embodiment": embodiment.identity,
         "rate": f"{embodiment.control_hz:g} Hz",
         "world": json.dumps([stack.world.name, dict(stack.world.options)], sort_keys=True, default=str),
         "latency": latency,
         "loop": json.dumps({key: loop[key] for key in kept}, sort_keys=True),
     }
-
-
-def _identity(source: Source | None) -> str:
-    if source is None:
-        return "on a server"
-    return (source.digest or source.target) + (f"?{source.mode}" if source.mode else "")
 
 
 def token_of(placement: Placement, key: str) -> str | None:

@@ -7,9 +7,9 @@ from actloop.loop.modules import PolicyModule
 from actloop.loop.questions import Layer, Module
 from actloop.stack.building import build, plan_of
 from actloop.stack.declared import CheckTable, SemanticTable, Stack
-from actloop.stack.opened import world_of
+from actloop.stack.describing import world_of
 from actloop.stack.placing import calibration_identity
-from actloop.stack.sources import card_of
+from actloop.stack.sources import card_of, policy_identity
 
 if TYPE_CHECKING:
     from actloop.serving.server import Server
@@ -46,7 +46,9 @@ def _module(stack: Stack, layer: Layer) -> Module:
     told = instructions_of(stack) if isinstance(table, SemanticTable) and table.known_tasks else ()
     identity = None
     if isinstance(table, CheckTable) and table.calibration is not None and stack.action.model is not None:
-        identity = calibration_identity(stack, card_of(stack.action.model).embodiment, "")
+        model = stack.action.model
+        body = card_of(model).embodiment
+        identity = calibration_identity(stack, body, policy=policy_identity(model), latency="")
         del identity["latency"]  # which clock the robot runs on is not known here
     return build(plan_of(stack, layer, instructions=told, identity=identity))
 

@@ -145,3 +145,10 @@ def card_of(source: Source) -> Card:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = f"not a policy ({type(error).__name__}: {error})"
         raise CheckpointError(f"{source.path}: {source.target}: {reason}") from error
+
+
+def policy_identity(source: Source | None) -> str:
+    """What changes when another policy is named, or the same file changes."""
+    if source is None:
+        return "on a server"
+    return (source.digest or source.target) + (f"?{source.mode}" if source.mode else "")

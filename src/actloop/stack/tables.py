@@ -1,6 +1,5 @@
 """Typed values out of a TOML table; every error names the file and the key."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -100,7 +99,8 @@ def named(path: str) -> Iterator[None]:
     except UnknownNameError as error:
         raise UnknownNameError(_joined(path, error.path), error.name, error.known) from error
     except ContractError as error:
-        raise ContractError(_joined(path, error.path), error.reason) from error
+        kind = type(error) if type(error).__init__ is ContractError.__init__ else ContractError
+        raise kind(_joined(path, error.path), error.reason) from error
 
 
 def _joined(path: str, inner: str) -> str:
@@ -109,12 +109,3 @@ def _joined(path: str, inner: str) -> str:
     first, _, rest = inner.partition(".")
     inner = rest if first == last else inner
     return f"{path}.{inner}" if inner else path
-
-
-def finite(value: Any) -> Any:
-    """JSON-ready: tuples as lists, numbers that are not finite as null, keys as text."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -69,13 +69,18 @@ def _figures(found: Float[np.ndarray, "samples"], samples: Samples, rollouts: Se
     return report
 
 
-def _pair(found: np.ndarray, good: np.ndarray, bad: np.ndarray) -> dict[str, float]:
+def _pair(found: np.ndarray, good: np.ndarray, bad: np.ndarray) -> dict[str, float | None]:
     both = good | bad
     return {
-        "auroc": round(auroc(found[both], bad[both]), 4),
-        "auprc": round(auprc(found[both], bad[both]), 4),
-        "share": round(float(bad.sum() / max(both.sum(), 1)), 4),
+        "auroc": _rounded(auroc(found[both], bad[both])),
+        "auprc": _rounded(auprc(found[both], bad[both])),
+        "share": _rounded(bad.sum() / max(both.sum(), 1)),
     }
+
+
+def _rounded(value: float) -> float | None:
+    """To four places; None where there is no such figure, which JSON cannot say otherwise."""
+    return None if math.isnan(value) else round(float(value), 4)
 
 
 def _by_episode(found: np.ndarray, samples: Samples, rollouts: Sequence[Rollout], rate: float) -> dict[str, Any]:
@@ -93,12 +98,12 @@ def _by_episode(found: np.ndarray, samples: Samples, rollouts: Sequence[Rollout]
             loud[episode] = found[rows]
     rank = min(math.ceil((len(quiet) + 1) * (1 - rate)), len(quiet))
     threshold = float(np.sort(quiet)[rank - 1]) if quiet else math.nan
-    report: dict[str, Any] = {"threshold": round(threshold, 4), "successes": len(quiet)}
+    report: dict[str, Any] = {"threshold": _rounded(threshold), "successes": len(quiet)}
     for kind in sorted({rollouts[episode].disturbance for episode in loud}):
         series = [values for episode, values in loud.items() if rollouts[episode].disturbance == kind]
         heard = [int((values > threshold).argmax()) for values in series if (values > threshold).any()]
         delay = float(np.median(heard)) if heard else math.nan
-        report[kind] = {"recall": round(len(heard) / len(series), 3), "episodes": len(series), "median ticks": delay}
+        report[kind] = {"recall": round(len(heard) / len(series), 3), "episodes": len(series), "median ticks": _rounded(delay)}
     return report
 
 

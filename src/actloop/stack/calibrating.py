@@ -1,0 +1,86 @@
+"""A calibration of a stack's checks, from episodes of the same stack without its faults.
+
+episodes --scores of those that succeed--> calibrate --> Calibration, bound to this stack
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from actloop.checks.calibration import Calibration, Scores, calibrate
+from actloop.checks.evidence import Score
+from actloop.contracts import Task
+from actloop.errors import ContractError
+from actloop.loop.events import Event, Replied
+from actloop.stack.declared import Stack
+from actloop.stack.opened import open_stack
+from actloop.stack.placing import ClockName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """A calibration, and the episodes it rests on: how many were run, and how many succeeded."""
+
+    calibration: Calibration
+    episodes: int
+    successes: int
+
+
+class Scored:
+    """A subscriber that keeps the scores of an episode's checks."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, list[Score]] = {}
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Replied):
+            for reading in event.readings:
+                self.scores.setdefault(reading.check, []).append(Score(value=reading.raw, lead=reading.lead))
+
+
+def calibrate_stack(
+    stack: Stack,
+    *,
+    alpha: float,
+    episodes: int,
+    seed: int = 0,
+    tasks: Sequence[Task] | None = None,
+    clock: ClockName = "virtual",
+    fit_share: float = 0.5,
+    place: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibrated:
+    """Run `episodes` of every task, and calibrate on those that succeed.
+
+    Args:
+        stack: its faults and its calibration are left out.
+        alpha: the share of successful episodes that may raise an alarm.
+        episodes: of each task.
+        seed: of the first; keep these seeds apart from those that the stack is judged by.
+        tasks: of the world; those of the file where None.
+        clock: that the stack will run on.
+        fit_share: of the episodes, for the normalisers.
+        place: as in `open_stack`.
+        progress: told how many episodes were run, and how many of them succeeded.
+
+    Raises:
+        ContractError: the stack has no checks that are asked.
+        TooFewEpisodes: fewer succeeded than the rate needs.
+    """
+    if stack.check is None or "check" in stack.offline:
+        raise ContractError(str(stack.path), "has no [check] that is asked: there is nothing to calibrate")
+    plain = replace(stack, check=replace(stack.check, calibration=None), world=replace(stack.world, faults=()))
+    kept: list[Scores] = []
+    run = 0
+    with open_stack(plain, clock=clock, place=place) as opened:
+        for task in opened.tasks if tasks is None else tasks:
+            for number in range(seed, seed + episodes):
+                scored = Scored()
+                result = opened.run(task, seed=number, subscribers=(scored,), episode=run)
+                run += 1
+                if result.success:
+                    kept.append(scored.scores)
+                if progress is not None:
+                    progress(run, len(kept))
+        identity = opened.calibration_identity
+    calibration = calibrate(kept, alpha=alpha, identity=identity, fit_share=fit_share)
+    return Calibrated(calibration=calibration, episodes=run, successes=len(kept))
