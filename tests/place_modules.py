@@ -114,6 +114,9 @@ def exiting() -> Saying:
 class Unimportable:
     """Pickles as the name of a function that no module has."""
 
+    def __call__(self) -> Saying:
+        return Saying()
+
     def __reduce__(self):
         return eval, ("__import__('no_such_module').factory",)
 

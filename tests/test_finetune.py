@@ -102,12 +102,14 @@ def test_another_robot_starts_with_fresh_ends(place: Path) -> None:
     contexts = {"open the drawer": torch.ones(2, 16)}
     PromptCache(contexts=contexts, template=RELEASED_TEMPLATE, encoder="tiny", max_tokens=6).save(prompts)
     text = f"init = 'policy.safetensors'\ndata = 'other'\nprompts = '{prompts.name}'\nvariant = 'idm'\n"
+    text += "committed_max = 1\n"
     text += RECIPE + "trainable = 'lora'\n[recipe.lora]\nrank = 2\nalpha = 4\n" + OTHER_BODY
     config = read_config(recipe(place, text))
     result = finetune(config, out=place / "other.safetensors", name="other")
     assert result.steps == 2
     policy = load_policy(place / "other.safetensors")
     assert (policy.embodiment.name, policy.model.config.variant) == ("two-joints", "idm")
+    assert (policy.committed_max, policy.continuation) == (1, "trained")
     shapes = {name: tuple(t.shape) for name, t in policy.model.state_dict().items() if name.startswith(BODY)}
     assert shapes["mixtures.action.head.weight"] == (2, 32)
     assert shapes["proprio_encoder.weight"] == (16, 2)

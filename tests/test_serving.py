@@ -30,6 +30,7 @@ from actloop.serving.place import ConnectionLost, Remote
 from actloop.serving.plain import MAX_PIXELS, WireError
 from actloop.serving.server import Server
 from actloop.serving.wire import (
+    FRAGMENT,
     VERSION,
     Ask,
     Begin,
@@ -43,6 +44,7 @@ from actloop.serving.wire import (
     decode,
     describe,
     encode,
+    encode_frames,
 )
 from actloop.simulation.exact import ExactWorld, read_tick
 
@@ -113,6 +115,15 @@ def test_every_message_comes_back_as_it_was(message: Message) -> None:
         assert decode(encode(message)).served["names"] == ["a"]
         return
     assert_same(decode(encode(message)), message)
+
+
+def test_the_frames_of_a_message_are_its_bytes_and_none_is_large() -> None:
+    for size in (64, 512):
+        message = Ask(question=ask(3, size=size))
+        frames = encode_frames(message)
+        assert b"".join(frames) == encode(message)
+        assert max(map(len, frames)) <= FRAGMENT
+        assert_same(decode(b"".join(frames)), message)
 
 
 def test_every_field_of_a_question_and_of_an_answer_was_set_in_these_tests() -> None:

@@ -186,7 +186,7 @@ def calibrate(
     normalisers = {}
     for name in names:
         try:
-            normalisers[name] = Normaliser.fit([episode.get(name, ()) for episode in fit], alpha=alpha)
+            normalisers[name] = Normaliser.fit([episode.get(name, ()) for episode in fit], tail=alpha / len(names))
         except ContractError as error:
             raise ContractError(f"calibration.{name}", error.reason) from error
     unscaled = Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=(), fitted=count)

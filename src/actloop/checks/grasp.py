@@ -1,83 +1,88 @@
-"""Do the fingers stay where they were told to be? Needs no model and no pictures: a lost object lets them close."""
+"""Do the fingers stay where something stopped them? Needs no model and no pictures: a lost object lets them close."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
 
-from actloop.checks.described import GRIPPER, described, known, ranges
+from actloop.checks.described import GRIPPER, described, known
 from actloop.checks.evidence import Evidence, Score
-from actloop.contracts import Embodiment
+from actloop.contracts import Embodiment, Space
 
 
 @dataclass(slots=True)
 class _Grip:
     embodiment: Embodiment | None = None
-    last: np.ndarray | None = None
-    tick: int = -1
-    opening: np.ndarray | None = None
-    command: np.ndarray | None = None
-    strayed: float = 0.0
+    tick: int = 0
+    opening: float = 0.0
+    command: float = 0.0
+    resting: int = 0
+    held: float | None = None
+
+    def begin(self, embodiment: Embodiment) -> None:
+        self.embodiment, self.tick, self.resting, self.held = embodiment, -1, 0, None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grasp:
-    """How far the fingers moved by themselves, as a share of their range: a lost object lets them close.
+    """The share of the gap to their command that fingers closed after something had held them open: 1 when it is lost.
 
-    Once the opening has settled under a command, it is remembered with it. The score is how far the opening is from
-    there, less how far the command has strayed since; a command that strays by more than `steady` starts over. Units
-    and signs of command and measurement may differ. No score while the fingers move as they are told to, nor where
-    the body has no such parts.
+    Opening and command count in shares of their ranges, 0 closed and 1 open. Fingers that rest while their command is
+    lower and steady are held by something at that opening. No score where nothing is held or where the command lets
+    go, nor where the body has no such parts. What slips slower than `settled` is not seen.
 
     Attributes:
-        part: the action part that is the gripper's absolute command.
-        measured: the state part that is its opening.
-        settled: share of the opening's range per tick; slower is at rest.
-        steady: share of the command's range that a command may stray by.
+        part: the action part that is the gripper's absolute command; its first component counts.
+        measured: the state part that is its opening; its first component counts.
+        inverted: the command is high where it closes.
+        gap: share of the range by which fingers must be kept from their command.
+        settled: share of the range per tick, of the opening; slower is at rest.
+        steady: share of the range between two looks, of the command; less is no change.
+        rest: ticks for which both must last.
     """
 
     part: str = GRIPPER
     measured: str = GRIPPER
+    inverted: bool = False
+    gap: float = 0.1
     settled: float = 0.02
-    steady: float = 0.2
+    steady: float = 0.1
+    rest: int = 1
     name: str = "grasp"
     _grip: _Grip = field(default_factory=_Grip, init=False, repr=False, compare=False)
 
     @property
     def identity(self) -> str:
-        return described("grasp", part=self.part, measured=self.measured, settled=self.settled, steady=self.steady)
+        names = ("part", "measured", "inverted", "gap", "settled", "steady", "rest")
+        return described("grasp", **{name: getattr(self, name) for name in names})
 
     def begin(self, embodiment: Embodiment, instruction: str, *, seed: int) -> None:
-        grip = _Grip(embodiment=embodiment)
-        for name in _Grip.__slots__:
-            setattr(self._grip, name, getattr(grip, name))
+        self._grip.begin(embodiment)
 
     def score(self, evidence: Evidence) -> Score | None:
         embodiment, grip = known(self._grip.embodiment, self.name), self._grip
-        action, state = embodiment.action, embodiment.state
-        told = any(part.name == self.part and part.kind == "absolute" for part in action.parts)
-        seen = any(part.name == self.measured for part in state.parts)
-        if not (told and seen) or len(evidence.sent) == 0:
+        told = any(part.name == self.part and part.kind == "absolute" for part in embodiment.action.parts)
+        seen = any(part.name == self.measured for part in embodiment.state.parts)
+        tick = evidence.observation.tick
+        if not (told and seen) or len(evidence.sent) == 0 or tick <= grip.tick:
             return None
-        where = state.slice(self.measured)
-        opening = evidence.observation.state[where] / ranges(state)[where]
-        where = action.slice(self.part)
-        commands = evidence.sent[-max(1, evidence.observation.tick - max(grip.tick, evidence.anchor.tick)) :, where]
-        commands = commands / ranges(action)[where]
-        still = grip.last is not None and self._at_rest(opening, evidence.observation.tick)
-        grip.last, grip.tick = opening, evidence.observation.tick
-        if grip.command is not None:
-            grip.strayed = max(grip.strayed, float(np.abs(commands - grip.command).max()))
-            if grip.strayed > self.steady:
-                grip.command = grip.opening = None
-        if grip.command is None or grip.opening is None:
-            if still:
-                grip.command, grip.opening, grip.strayed = commands[-1], opening, 0.0
-            return None
-        moved = float(np.abs(opening - grip.opening).max()) - grip.strayed
-        return Score(value=max(0.0, moved), lead=0)
+        opening = _share(embodiment.state, self.measured, evidence.observation.state)
+        command = _share(embodiment.action, self.part, evidence.sent[-1])
+        command = 1.0 - command if self.inverted else command
+        passed = tick - grip.tick if grip.tick >= 0 else 0
+        still = abs(opening - grip.opening) <= self.settled * passed and abs(command - grip.command) <= self.steady
+        grip.resting = grip.resting + passed if still else 0
+        grip.tick, grip.opening, grip.command = tick, opening, command
+        if grip.held is not None and grip.held - command < self.gap:
+            grip.held = None  # told to let go
+        score = None
+        if grip.held is not None:
+            closed = (grip.held - opening) / (grip.held - command)
+            score = Score(value=min(max(0.0, closed), 1.0), lead=0)
+        if grip.resting >= self.rest and opening - command >= self.gap:
+            grip.held = opening
+        return score
 
-    def _at_rest(self, opening: Float[np.ndarray, "part"], tick: int) -> bool:
-        assert self._grip.last is not None
-        ticks = max(1, tick - self._grip.tick)
-        return float(np.abs(opening - self._grip.last).max()) <= self.settled * ticks
+
+def _share(space: Space, part: str, vector: np.ndarray) -> float:
+    where = space.slice(part).start
+    return float((vector[where] - space.low[where]) / (space.high[where] - space.low[where]))

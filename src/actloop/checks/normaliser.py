@@ -1,7 +1,7 @@
 """One scale for all checks: what a score is worth among the scores of its lead, and an episode's worst among worsts.
 
 score --> over its lead's median, in upper spreads of that lead
-      --> over the episodes' median maximum, in distances from there to their 1 - alpha quantile --> value
+      --> over the episodes' median maximum, in distances from there to their 1 - tail quantile --> value
 """
 
 import bisect
@@ -21,7 +21,8 @@ RESOLUTION = 1e-3  # the spread of a check that never varied: scores should be o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normaliser:
-    """Brings the scores of one check to one scale: 0 a usual episode's worst, 1 the worst of all but alpha of them.
+    """Brings the scores of one check to one scale: 0 a usual episode's worst, 1 one that is exceeded in a share
+    `tail` of them.
 
     A score is compared with those of its lead, of the nearest known one where its own is not known.
     """
@@ -33,7 +34,7 @@ class Normaliser:
     scale: float = 1.0
 
     @classmethod
-    def fit(cls, episodes: Sequence[Sequence[Score]], *, alpha: float) -> "Normaliser":
+    def fit(cls, episodes: Sequence[Sequence[Score]], *, tail: float) -> "Normaliser":
         """From the scores of one check in successful episodes, those without any left out.
 
         Raises:
@@ -53,7 +54,7 @@ class Normaliser:
         plain = cls(leads=tuple(known), medians=medians, spreads=spreads)
         maxima = [max(plain.value(score) for score in episode) for episode in episodes if episode]
         centre = float(np.median(maxima))
-        scale = max(float(np.quantile(maxima, 1 - alpha)) - centre, 0.5)
+        scale = max(float(np.quantile(maxima, 1 - tail)) - centre, 0.5)
         return cls(leads=plain.leads, medians=medians, spreads=spreads, centre=centre, scale=scale)
 
     def value(self, score: Score) -> float:

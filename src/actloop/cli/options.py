@@ -123,7 +123,7 @@ Arms = Annotated[
     tuple[str, ...],
     arg(
         metavar="NAME[=PATH] ...",
-        help="Policies to compare: names of shipped ones, or NAME=PATH of a checkpoint, or NAME=module:function.",
+        help="What to compare: names of shipped ones, NAME=PATH of a checkpoint or a stack file, or NAME=module:function.",
         help_behavior_hint="(default: all that ship for the world)",
     ),
 ]
@@ -148,6 +148,36 @@ ExecuteHorizon = Annotated[
         metavar="N",
         help="Actions run before the next chunk takes over.",
         help_behavior_hint="(default: as in the demo)",
+    ),
+]
+Faults = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="FAULT ...",
+        help="What goes wrong in every episode: `displace@15-30`, `slip@grasp`, `freeze:front@20+10`.",
+        help_behavior_hint="(default: nothing)",
+    ),
+]
+Alpha = Annotated[
+    float, arg(metavar="SHARE", help="Of the successful episodes, how many may raise an alarm: of calibrated checks.")
+]
+CalibrationEpisodes = Annotated[
+    int, arg(metavar="N", help="Undisturbed episodes per task that a stack's checks are calibrated on, per condition.")
+]
+FailureCost = Annotated[
+    float | None,
+    arg(
+        metavar="SECONDS",
+        help="What a failed episode costs, in seconds of computing; the answer then weighs both.",
+        help_behavior_hint="(optional)",
+    ),
+]
+ComputeBudget = Annotated[
+    float | None,
+    arg(
+        metavar="RATE",
+        help="Seconds of computing per second of robot time that there are; arms above it are not taken.",
+        help_behavior_hint="(optional)",
     ),
 ]
 Videos = Annotated[int, arg(metavar="N", help="Episodes to film per policy and task.")]

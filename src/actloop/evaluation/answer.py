@@ -1,7 +1,9 @@
 """Where should prediction live here? Rules over a comparison's numbers, in words that claim no more than they show.
 
 The arm with the highest success under the main condition is the best; arms that a paired test does not separate from
-it are its rivals. Where prediction lives in the rivals is the answer; the cheapest of them is the one to take.
+it are its rivals. Where prediction lives in the rivals is the answer; the cheapest of them is the one to take. Arms
+over the budget of computing are told and not taken; where it is said what a failure costs, the arm to take is the one
+whose episodes cost least.
 """
 
 import math
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 
 from actloop.evaluation.arms import OTHER_PLACE, PUBLISHED, Arm, Condition
 from actloop.evaluation.comparison import ALL, Cell, Comparison, Contrast, Slowdown
+from actloop.evaluation.economy import Economy, Stretch, affordable, cheapest, envelope
 from actloop.evaluation.statistics import Interval, detectable_difference, pairs_needed
 
 TIMING = "timing"
@@ -39,6 +42,8 @@ def answer(comparison: Comparison) -> Answer:
         ("Waiting", _waiting(standing, ALL)),
         *_groups(standing),
         ("Cost", _cost(standing)),
+        ("Cost of failure", _economy(standing)),
+        ("Checks", _checks(standing)),
         ("Foresight", _foresight(comparison)),
         ("Limits", _limits(comparison)),
     ]
@@ -60,9 +65,20 @@ class _Standing:
         self.best = max(self.cells, key=lambda name: (self.cells[name].success.value, -self.cost(name)))
         self.beaten = [name for name in self.arms if self._separated(name)]
         self.rivals = [name for name in self.arms if name not in self.beaten]
-        cheapest = min(self.cost(name) for name in self.rivals)
-        frugal = [name for name in self.rivals if self.cost(name) <= ALIKE * cheapest]
+        least = min(self.cost(name) for name in self.rivals)
+        frugal = [name for name in self.rivals if self.cost(name) <= ALIKE * least]
         self.pick = max(frugal, key=lambda name: self.cells[name].success.value)
+        config = comparison.run.config
+        self.budget, self.failure_cost = config.get("compute_budget"), config.get("failure_cost")
+        self.economies = {
+            name: Economy(computed=cell.computed, failure=1 - cell.success.value, rate=cell.cost)
+            for name, cell in self.cells.items()
+        }
+        self.within = affordable(self.economies, self.budget)
+        if self.within and self.failure_cost is not None:
+            self.pick = cheapest(self.within, self.failure_cost)
+        elif self.within and self.pick not in self.within:
+            self.pick = max(self.within, key=lambda name: (self.cells[name].success.value, -self.cost(name)))
 
     def cost(self, name: str) -> float:
         cost = self.cells[name].cost
@@ -82,12 +98,22 @@ def _headline(standing: _Standing) -> str:
         return (
             f"One arm alone answers nothing about prediction: {name} succeeds in {_rate(standing.cells[name].success)}."
         )
-    pick = f"take {standing.pick}" + (", the cheapest of them" if len(standing.rivals) > 1 else "")
+    pick = _pick(standing)
     if not any(cell.successes for cell in standing.cells.values()):
         return "No arm succeeded once; this says nothing about where prediction should live."
     if not standing.beaten:
         return f"These episodes cannot tell the arms apart; until more are run, {pick}."
     return _verdict(standing.places(standing.rivals), standing) + f": {pick}."
+
+
+def _pick(standing: _Standing) -> str:
+    if not standing.within:
+        return f"no arm stays within {standing.budget:g} s of computing per second"
+    if standing.failure_cost is not None:
+        return f"take {standing.pick}, whose episodes cost least where a failure costs {standing.failure_cost:g} s"
+    if standing.pick not in standing.rivals:
+        return f"take {standing.pick}, the best within {standing.budget:g} s of computing per second"
+    return f"take {standing.pick}" + (", the cheapest of them" if len(standing.rivals) > 1 else "")
 
 
 def _verdict(places: set[str], standing: _Standing) -> str:
@@ -108,6 +134,8 @@ def _verdict(places: set[str], standing: _Standing) -> str:
     }
     if frozenset(places) in verdicts:
         return verdicts[frozenset(places)]
+    if len(places) == 1 and OTHER_PLACE not in places:
+        return f"Prediction pays {next(iter(places))} here"
     worse = _listed(standing.beaten)
     if OTHER_PLACE in places:
         return f"{standing.best} does best here, {worse} measurably worse"
@@ -185,6 +213,58 @@ def _cost(standing: _Standing) -> str:
     if dearest != standing.pick and times > ALIKE:
         text += f" Over an episode {dearest} computes {times:.1f} times as much as {standing.pick}."
     return text
+
+
+def _economy(standing: _Standing) -> str:
+    """Which arm's episodes cost least, by what a failure costs."""
+    if len(standing.economies) < 2 or not all(math.isfinite(arm.computed) for arm in standing.economies.values()):
+        return ""
+    texts = []
+    over = [name for name in standing.arms if name not in standing.within]
+    if over and standing.within:
+        is_ = "compute" if len(over) > 1 else "computes"
+        texts.append(f"{_listed(over)} {is_} more than the {standing.budget:g} s per second of robot time there are.")
+    if not standing.within:
+        return f"Every arm computes more than the {standing.budget:g} s per second of robot time that there are."
+    stretches = envelope(standing.within)
+    said = [f"{stretch.arm} {_between(stretch)}" for stretch in stretches]
+    texts.append(f"Episodes cost least, if a failure costs so many seconds of computing: {'; '.join(said)}.")
+    texts.append("These are the shares seen; where two arms are not measurably apart, neither is this.")
+    return " ".join(texts)
+
+
+def _between(stretch: Stretch) -> str:
+    if math.isinf(stretch.high):
+        return "whatever it costs" if stretch.low == 0 else f"above {_seconds(stretch.low)}"
+    return (
+        f"below {_seconds(stretch.high)}"
+        if stretch.low == 0
+        else f"{_seconds(stretch.low)} to {_seconds(stretch.high)}"
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 100 else f"{value:.0f} s"
+
+
+def _checks(standing: _Standing) -> str:
+    """How often checks raised an alarm."""
+    checked = [name for name, arm in standing.arms.items() if "check" in arm.identity.get("layers", ())]
+    told = [f"{name} in {_alarmed(standing, name)} of its episodes" for name in checked]
+    if not told:
+        return ""
+    alpha = standing.comparison.run.config.get("alpha")
+    calibrated = (
+        f" Calibrated for alarms in {100 * alpha:g} % of the undisturbed episodes that succeed." if alpha else ""
+    )
+    return f"Checks raised an alarm: {_listed(told)}.{calibrated}"
+
+
+def _alarmed(standing: _Standing, name: str) -> str:
+    mine = [
+        r["result"] for r in standing.comparison.records if (r["arm"], r["condition"]) == (name, standing.main.name)
+    ]
+    return f"{100 * sum(bool(result.get('alarms')) for result in mine) / len(mine):.0f} %"
 
 
 def _waiting(standing: _Standing, scope: str) -> str:

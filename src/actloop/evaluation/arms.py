@@ -3,7 +3,6 @@
 name -> source --open_policy--> Policy --describe_arm--> Arm --settle_conditions--> Condition (a profile per arm)
 """
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Observation, Policy, Task
+from actloop.contracts import Policy
 from actloop.errors import CheckpointError, ContractError
 from actloop.evaluation.config import CompareConfig
-from actloop.loop.latency import LatencyProfile, measure, parse_latency, published_latencies
+from actloop.loop.latency import LatencyProfile, parse_latency, published_latencies
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 PUBLISHED = "published"
@@ -39,6 +38,8 @@ PLACES = {
     "action-conditioned": "in training only",
 }
 """Where prediction lives in each variant."""
+LAYER_PLACES = {"semantic": "in every layer", "foresight": "in planning", "check": "in checks"}
+"""Where it lives in a stack: the first of these layers that is asked says it."""
 OTHER_PLACE = "not stated"
 
 
@@ -60,7 +61,11 @@ class Arm:
 
     @property
     def place(self) -> str:
-        """Where prediction lives in it: nowhere, in training only, online, or not stated."""
+        """Where prediction lives in it: nowhere, in training only, online, in checks, in planning, or not stated."""
+        layers = self.identity.get("layers", ())
+        for layer, place in LAYER_PLACES.items():
+            if layer in layers:
+                return place
         return PLACES.get(self.variant, OTHER_PLACE)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,15 +128,6 @@ def open_policy(source: str) -> Policy[Any]:
     return loaded
 
 
-def describe_arm(name: str, source: str, policy: Policy[Any], *, observation: Observation, task: Task) -> Arm:
-    """What this arm is, with its calls timed on this machine, one thread, warm-up excluded."""
-    describe = getattr(policy, "describe", None)
-    identity = dict(describe()) if callable(describe) else {}
-    with one_thread():
-        measured = measure(policy, observation, instruction=task.instruction)
-    return Arm(name=name, source=source, horizon=policy.horizon, identity=identity, measured=measured)
-
-
 def settle_conditions(config: CompareConfig, arms: Sequence[Arm]) -> list[Condition]:
     """The main condition, then those of the sweep, each once; on a paused clock the main one alone."""
     asked = [config.latency] if config.clock == "paused" else [config.latency, *config.sweep]
@@ -159,10 +155,12 @@ def _published(arm: Arm) -> LatencyProfile:
     return published_latencies()[PUBLISHED_BY_VARIANT[arm.variant]]
 
 
-def charged_cost(arm: Arm, calls: float, seconds: float) -> float:
-    """Seconds of this machine's computing per second of robot time."""
+def computing(arm: Arm, result: Mapping[str, Any]) -> float:
+    """Seconds of computing in an episode: of the action layer on this machine, of the others as they were charged."""
     mean = sum(arm.measured.seconds) / len(arm.measured.seconds)
-    return calls * mean / seconds if seconds > 0 else math.nan
+    others = sum(seconds for layer, seconds in result.get("computed", {}).items() if layer != "action")
+    asked = result.get("asked", {}).get("action", result["calls"])
+    return float(asked * mean + others)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Policy, Task, World, embodiment_to_dict
+from actloop.contracts import Task, World, embodiment_to_dict
 from actloop.errors import ActloopError, ContractError
-from actloop.evaluation.arms import Arm, describe_arm, open_policy, settle_conditions
+from actloop.evaluation.arms import Arm, settle_conditions
 from actloop.evaluation.comparison import Comparison, judge
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.film import require_av
@@ -33,7 +33,8 @@ from actloop.evaluation.run import (
     write_episodes,
     write_json,
 )
-from actloop.evaluation.runner import Job, Runner, Unit
+from actloop.evaluation.runner import Job, Runner, Unit, calibration_path, setting_of
+from actloop.evaluation.subjects import Subject, calibrate_source, needs_calibration, open_subject, source_identity
 from actloop.simulation.registry import make_world, tasks_of
 
 _runner: Runner | None = None  # of a worker process, made by its initializer
@@ -84,12 +85,13 @@ def settle(config: CompareConfig) -> Run:
     try:
         if (config.out / "run.json").exists():
             before = read_run(config.out)
-            identities = {name: _identity(source) for name, source in config.arms.items()}
+            identities = {name: source_identity(source) for name, source in config.arms.items()}
             check_same(before, config, identities)
             return before
         run = _new_run(config, world)
     finally:
         world.close()
+    _calibrate(config, run)
     write_json(config.out / "run.json", run.to_dict())
     return run
 
@@ -98,18 +100,20 @@ def _new_run(config: CompareConfig, world: World) -> Run:
     tasks = tasks_of(world, config.tasks)
     arms = []
     for name, source in config.arms.items():
-        policy = open_policy(source)
-        if policy.embodiment.identity != world.embodiment.identity:
-            body, wanted = world.embodiment.name, policy.embodiment.name
+        subject = open_subject(source, setting_of(config), world)
+        if subject.embodiment.identity != world.embodiment.identity:
+            body, wanted = world.embodiment.name, subject.embodiment.name
             reason = f"was made for the robot {wanted!r}, the world {config.world!r} has {body!r}"
             if body == wanted:
                 reason += (
                     " with other cameras, limits, units or rate; make the world with the options it was trained in"
                 )
             raise ContractError(f"arm {name!r}", reason)
-        _check_instructions(name, policy, tasks)
-        observation = world.reset(tasks[0], seed=config.seed)
-        arms.append(describe_arm(name, source, policy, observation=observation, task=tasks[0]))
+        _check_instructions(name, subject, tasks)
+        measured = subject.measure(world.reset(tasks[0], seed=config.seed), tasks[0])
+        identity_ = subject.describe()
+        arms.append(Arm(name=name, source=source, horizon=subject.horizon, identity=identity_, measured=measured))
+        subject.close()
     return Run(
         config=config.to_dict(),
         arms=tuple(arms),
@@ -121,11 +125,31 @@ def _new_run(config: CompareConfig, world: World) -> Run:
     )
 
 
-def _check_instructions(name: str, policy: Policy[Any], tasks: Sequence[Task]) -> None:
+def _calibrate(config: CompareConfig, run: Run) -> None:
+    """Calibrate the checks of every stack that brings no calibration, once for each condition."""
+    for arm in run.arms:
+        if not needs_calibration(arm.source):
+            continue
+        for condition in run.conditions:
+            path = config.out / calibration_path(arm.name, condition.name)
+            if not path.exists():
+                done = calibrate_source(
+                    arm.source,
+                    setting_of(config),
+                    run.tasks,
+                    alpha=config.alpha,
+                    episodes=config.calibration_episodes,
+                    latency=condition.profiles[arm.name],
+                )
+                path.parent.mkdir(parents=True, exist_ok=True)
+                done.calibration.save(path)
+
+
+def _check_instructions(name: str, subject: Subject, tasks: Sequence[Task]) -> None:
     """That the policy takes every task, so that hours of episodes do not all fail for one word."""
     for task in tasks:
         try:
-            policy.start(task.instruction, seed=0)
+            subject.understands(task)
         except ActloopError as error:
             reason = f"does not take the instruction {task.instruction!r} ({error}); leave the task out, or the arm"
             raise ContractError(f"arm {name!r}, task {task.name!r}", reason) from error
@@ -135,11 +159,6 @@ def _command() -> list[str]:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # python -m package
     return [name, *sys.argv[1:]]
-
-
-def _identity(source: str) -> dict[str, Any]:
-    describe = getattr(open_policy(source), "describe", None)
-    return dict(describe()) if callable(describe) else {}
 
 
 def _baseline(arms: Sequence[Arm]) -> str:

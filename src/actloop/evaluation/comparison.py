@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from actloop.evaluation.arms import charged_cost
+from actloop.evaluation.arms import computing
 from actloop.evaluation.film import psnr
 from actloop.evaluation.run import FORMAT, Run
 from actloop.evaluation.statistics import (
@@ -50,7 +50,8 @@ class Cell:
     """One arm under one condition over one scope. Means are per episode; `cost` is computing per second of robot.
 
     `latency_ms` is what the clock charged; `late` are ticks held because a plan was spent before the next came,
-    `starved` those before the first came; `age_ms` is that of the observation behind each executed action.
+    `starved` those before the first came; `age_ms` is that of the observation behind each executed action. `computed`
+    are seconds of computing, `alarms` looks on which a check was over its threshold.
     """
 
     arm: str
@@ -70,6 +71,8 @@ class Cell:
     calls: float
     dropped: float
     cost: float
+    computed: float
+    alarms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,8 +251,8 @@ class _Judge:
         else:
             success = wilson(sum(won), len(won))
         seconds = sum(result["ticks"] * result["period"] for result in results)
-        calls = sum(result["calls"] for result in results)
         described = next(item for item in self.run.arms if item.name == arm)
+        computed = sum(computing(described, result) for result in results)
         return Cell(
             arm=arm,
             condition=condition,
@@ -269,7 +272,9 @@ class _Judge:
             ticks=_mean([result["ticks"] for result in results]),
             calls=_mean([result["calls"] for result in results]),
             dropped=_mean([sum(result["dropped"].values()) for result in results]),
-            cost=charged_cost(described, calls, seconds),
+            cost=computed / seconds if seconds > 0 else math.nan,
+            computed=computed / len(results) if results else math.nan,
+            alarms=_mean([result.get("alarms", 0) for result in results]),
         )
 
     def contrasts(self) -> list[Contrast]:

@@ -2,6 +2,7 @@
 
 OUT/run.json               the resolved configuration, the arms' identities, the frozen latency profiles
 OUT/episodes.jsonl         one finished episode per line
+OUT/calibrations/<arm>/<condition>.json               thresholds of its checks, and what they hold for
 OUT/events/<arm>/<condition>/<task>-<seed>.jsonl      what the loop did, byte-identical when repeated
 OUT/videos/<arm>/<task>-<seed>.mp4                    what was seen, beside what was imagined
 OUT/results.json           every number of the report
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from actloop.errors import ActloopError, ContractError
+from actloop.simulation.faults import parse_faults
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -28,14 +30,21 @@ class RunMismatchError(ActloopError):
 class CompareConfig:
     """One comparison: every arm meets the same tasks and seeds under the same conditions.
 
-    `arms` maps a name to a checkpoint, or to `module:function`, a function without arguments that returns a policy;
-    `PATH?first-frame` acts without imagining, of a checkpoint that learned both. `tasks` are names, skills or groups of
-    the world, all of them where empty; each runs with the seeds `seed`, `seed + 1`, ... `latency` is the main condition
-    and `sweep` further ones: "measured" (each arm's own, on this
-    machine), milliseconds ("190"), the name of a published profile, or "published" (each variant its own).
+    `arms` maps a name to a checkpoint, to a stack file (`.toml`), whose loop settings then stand, or to
+    `module:function`, a function without arguments that returns a policy; `PATH?first-frame` acts without imagining, of
+    a checkpoint that learned both. `tasks` are names, skills or groups of the world, all of them where empty; each runs
+    with the seeds `seed`, `seed + 1`, ... `latency` is the main condition and `sweep` further ones: "measured" (each
+    arm's own, on this machine), milliseconds ("190"), the name of a published profile, or "published" (each variant its
+    own).
     `clock` "paused" stops the world while the model thinks, as most benchmarks do. `execute_horizon` is how many
     actions run before the next chunk takes over, the loop's default where None. `videos` is the number of episodes
     per arm and task that are filmed. `workers` changes the speed and nothing else.
+
+    `faults` disturb every episode, as `displace@15-30`. Stacks whose checks bring no calibration are calibrated before
+    the first episode, for each condition, on `calibration_episodes` of each task without faults, so that a share
+    `alpha` of the episodes that succeed raises an alarm. `failure_cost` is what a failed episode costs, in seconds of
+    computing, and `compute_budget` how many seconds of computing per second of robot time there are: the answer then
+    rests on them too.
     """
 
     out: Path
@@ -52,6 +61,11 @@ class CompareConfig:
     baseline: str = ""
     videos: int = 1
     workers: int = 2
+    faults: tuple[str, ...] = ()
+    alpha: float = 0.1
+    calibration_episodes: int = 8
+    failure_cost: float | None = None
+    compute_budget: float | None = None
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -66,6 +80,15 @@ class CompareConfig:
         for name, least in (("episodes", 1), ("workers", 1), ("videos", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ContractError(f"compare.{name}", f"expected at least {least}, got {getattr(self, name)}")
+        for name in ("failure_cost", "compute_budget"):
+            given = getattr(self, name)
+            if given is not None and not 0 < given < float("inf"):
+                raise ContractError(f"compare.{name}", f"expected seconds above 0, got {given}")
+        if not 0 < self.alpha < 1:
+            raise ContractError("compare.alpha", f"expected a share between 0 and 1, got {self.alpha}")
+        if self.calibration_episodes < 1:
+            raise ContractError("compare.calibration_episodes", f"expected at least 1, got {self.calibration_episodes}")
+        parse_faults(self.faults)
         if self.execute_horizon is not None and self.execute_horizon < 1:
             raise ContractError("compare.execute_horizon", f"expected at least 1, got {self.execute_horizon}")
 

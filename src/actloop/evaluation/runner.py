@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Outcome, Policy, World
-from actloop.evaluation.arms import Condition, one_thread, open_policy
+from actloop.contracts import Outcome, World
+from actloop.evaluation.arms import Condition
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.film import Film, write_video
+from actloop.evaluation.subjects import STACK, Setting, Subject, open_subject
 from actloop.loop.config import LoopConfig
-from actloop.loop.episode import run_episode
 from actloop.loop.events import EventLog
 from actloop.loop.result import EpisodeResult
+from actloop.simulation.faults import Disturbed, parse_faults
 from actloop.simulation.registry import find_task, make_world
 
 DECIMALS = 6  # microseconds
@@ -53,7 +53,7 @@ class Runner:
 
     job: Job
     world: World | None = None
-    policies: dict[str, Policy[Any]] = field(default_factory=dict)
+    subjects: dict[tuple[str, str], Subject] = field(default_factory=dict)
 
     def run(self, unit: Unit) -> dict[str, Any]:
         """The record of one episode, JSON-ready. What the world or the policy raises makes it a failed episode."""
@@ -68,29 +68,31 @@ class Runner:
     def close(self) -> None:
         """Let go of the world and the policies."""
         world, self.world = self.world, None
-        self.policies.clear()
+        subjects, self.subjects = self.subjects, {}
+        for subject in subjects.values():
+            subject.close()
         if world is not None:
             world.close()
 
     def _run(self, unit: Unit) -> dict[str, Any]:
         config = self.job.config
-        world, policy = self._world(), self._policy(unit.arm)
+        world, subject = self._world(), self._subject(unit)
+        disturbed = Disturbed(world, parse_faults(config.faults)) if config.faults else None
         filmed = self.job.filmed(unit)
         film = Film()
-        with ExitStack() as stack:
-            stack.enter_context(one_thread())
-            log = stack.enter_context(EventLog(config.out / unit.path))
-            result = run_episode(
-                world,
-                policy,
+        with EventLog(config.out / unit.path) as log:
+            result = subject.run(
+                disturbed or world,
                 find_task(world, unit.task),
                 seed=unit.seed,
                 latency=self.job.conditions[unit.condition].profiles[unit.arm],
-                config=_loop_config(config, filmed=filmed),
-                clock="paused" if config.clock == "paused" else None,
+                loop=_loop_config(config, filmed=filmed),
+                filmed=filmed,
                 subscribers=(log, film) if filmed else (log,),
             )
         record = _record(unit, result)
+        if disturbed is not None:
+            record["incidents"] = [incident.to_dict() for incident in disturbed.incidents]
         if filmed and film.seen:
             video = Path("videos", unit.arm, f"{file_name(unit.task)}-{unit.seed}.mp4")
             write_video(config.out / video, film.panels(), fps=world.embodiment.control_hz)
@@ -104,10 +106,29 @@ class Runner:
             self.world = make_world(self.job.config.world, **self.job.config.world_options)
         return self.world
 
-    def _policy(self, arm: str) -> Policy[Any]:
-        if arm not in self.policies:
-            self.policies[arm] = open_policy(self.job.config.arms[arm])
-        return self.policies[arm]
+    def _subject(self, unit: Unit) -> Subject:
+        """A policy is opened once, a stack once for each condition: its calibration holds for one latency."""
+        config, source = self.job.config, self.job.config.arms[unit.arm]
+        key = (unit.arm, unit.condition if source.endswith(STACK) else "")
+        if key not in self.subjects:
+            path = config.out / calibration_path(unit.arm, unit.condition)
+            self.subjects[key] = open_subject(
+                source,
+                setting_of(config),
+                self._world(),
+                latency=self.job.conditions[unit.condition].profiles[unit.arm],
+                calibration=path if path.exists() else None,
+            )
+        return self.subjects[key]
+
+
+def setting_of(config: CompareConfig) -> Setting:
+    return Setting(world=config.world, options=config.world_options, clock=config.clock)
+
+
+def calibration_path(arm: str, condition: str) -> Path:
+    """Where the thresholds of an arm's checks lie in the run folder."""
+    return Path("calibrations", arm, f"{file_name(condition)}.json")
 
 
 def file_name(name: str) -> str:

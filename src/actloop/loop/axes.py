@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actloop.loop.braking import SLACK, ease, solve, travel
+from actloop.loop.braking import SLACK, ease, ease_one, solve, travel
 from actloop.loop.limits import UNBOUNDED, Grid
 
 Numbers = Float[np.ndarray, "axes"]
@@ -27,6 +27,8 @@ class Axes:
         rows = zip(ends, grid.acceleration, grid.jerk, strict=True)
         stops = np.array([speed * (most / jerk + 3) + travel(speed, 0.0, most, jerk)[0] for speed, most, jerk in rows])
         self._stops = stops
+        self._half_jerk = 0.5 / grid.jerk  # ramping an acceleration out adds its square times this to the speed
+        self._slower = np.minimum(-grid.slowest, grid.fastest)
         self._spans = np.stack([np.zeros(len(stops)), grid.fastest, -grid.slowest])
         self._signs = np.array([[1.0], [-1.0], [1.0]])
         self.rest(np.zeros(len(stops)), boxed=np.zeros(len(stops), dtype=bool))
@@ -35,7 +37,7 @@ class Axes:
         """Be at rest there; only components that are `boxed` have walls."""
         self.low = np.where(boxed, self.grid.low, -UNBOUNDED)
         self.high = np.where(boxed, self.grid.high, UNBOUNDED)
-        self._near_low, self._near_high = self.low + self._stops, self.high - self._stops
+        self.near_low, self.near_high = self.low + self._stops, self.high - self._stops
         self.position = np.asarray(position, dtype=np.float64)
         self.speed, self.acceleration = np.zeros(len(position)), np.zeros(len(position))
 
@@ -51,7 +53,7 @@ class Axes:
         self.least = np.minimum(np.maximum(down, -eased[2]), self.braking)
         self._most_open, self._least_open = self.most, self.least
         self.walled = False
-        high, low = self.position > self._near_high, self.position < self._near_low
+        high, low = self.position > self.near_high, self.position < self.near_low
         if high.any() or low.any():
             self._wall(high, low)
 
@@ -78,6 +80,18 @@ class Axes:
             return speed + acceleration + travel(speed + acceleration, acceleration, limit, jerk)[1] - gap
 
         return solve(excess, braking, most, SLACK * max(1.0, abs(position)))
+
+    def quick(self, step: Numbers) -> bool:
+        """Whether a displacement surely fits, far from walls; cheaper than `look` and `fits`."""
+        change = step - self.speed
+        if (np.abs(change) > self.grid.acceleration).any() or (
+            np.abs(change - self.acceleration) > self.grid.jerk
+        ).any():
+            return False
+        if (np.abs(step) + change * change * self._half_jerk > self._slower).any():
+            return False
+        position = self.position + step
+        return bool(((position < self.near_high) & (position > self.near_low)).all())
 
     def fits(self, step: Numbers) -> bool:
         """Whether a displacement in the next tick leaves everything within limits."""
@@ -152,6 +166,12 @@ class Axes:
             return relative + travel(relative, acceleration - bend, limit, jerk)[0] - gap
 
         return solve(excess, float(self.least[index]), float(self.most[index]), SLACK * max(1.0, abs(gap)))
+
+    def easing(self, index: int, wanted: float) -> float:
+        """The next acceleration of one component to go over to a wanted speed."""
+        limit, jerk = float(self.grid.acceleration[index]), float(self.grid.jerk[index])
+        change = min(max(ease_one(wanted - float(self.speed[index]), jerk), -limit), limit)
+        return min(max(change, float(self.least[index])), float(self.most[index]))
 
     def move(self, step: Numbers) -> None:
         """Take a step."""

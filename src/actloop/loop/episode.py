@@ -23,6 +23,7 @@ from actloop.loop.events import (
     Bus,
     EpisodeEnded,
     EpisodeStarted,
+    Event,
     Imagined,
     Refused,
     Replied,
@@ -151,6 +152,7 @@ class _Run:
         self._skipped: list[float] = []
         self._lateness: list[float] = []
         self._begun = 0.0
+        self._untold: list[Event] = []
 
     def play(self) -> EpisodeResult:
         self._controller.judge()
@@ -160,6 +162,7 @@ class _Run:
             while outcome is None:
                 outcome = self._tick(self._schedule.tick)
         except (InfeasibleError, MissingDependency):
+            self._tell_all()
             raise  # not this episode's failure: no episode could be run like this
         except Exception as raised:  # the world's and the policy's code: a crash is a failure, never a lost episode
             error = _describe(raised, self._schedule.tick)
@@ -185,7 +188,7 @@ class _Run:
         self._t0 = self._clock.now()
         self._take(first, 0)
         identity, body = _declared(self._body)
-        self.bus.publish(
+        self._tell(
             EpisodeStarted(
                 episode=self._episode,
                 tick=0,
@@ -210,6 +213,7 @@ class _Run:
                 observation=first,
             )
         )
+        self._tell_all()
         return self._world.outcome()
 
     def _tick(self, tick: int) -> Outcome | None:
@@ -230,6 +234,7 @@ class _Run:
         self._controller.sent(sent)
         self._memory.sent.append(sent)
         self._count(command, sent, obs, tick, at)
+        self._tell_all()
         self._observation = None
         self._wait(tick + 1)
         outcome = self._world.outcome()
@@ -267,7 +272,7 @@ class _Run:
             self._memory.anchors[ticket.plan] = obs
             self._counts["calls"] += 1
         self._deadlines[ticket] = ask.deadline
-        self.bus.publish(
+        self._tell(
             Requested(
                 episode=self._episode,
                 tick=tick,
@@ -321,7 +326,7 @@ class _Run:
         paused = self._clock_name == "paused"
         overdue = reply.due - self._t0 > self._deadlines.pop(ticket, math.inf) + SLACK
         self._counts["overdue"] += overdue
-        self.bus.publish(
+        self._tell(
             Replied(
                 episode=self._episode,
                 tick=tick,
@@ -364,7 +369,7 @@ class _Run:
         self._delays.append(received.delay)
         self._skipped.append(received.skipped)
         if prediction.future is not None:
-            self.bus.publish(
+            self._tell(
                 Imagined(
                     episode=self._episode,
                     tick=tick,
@@ -377,8 +382,17 @@ class _Run:
                 )
             )
 
+    def _tell(self, event: Event) -> None:
+        """Publish an event of this tick, in order, once the command is out: no command waits for a listener."""
+        self._untold.append(event)
+
+    def _tell_all(self) -> None:
+        untold, self._untold = self._untold, []
+        for event in untold:
+            self.bus.publish(event)
+
     def _publish_step(self, step: Step, tick: int) -> None:
-        self.bus.publish(
+        self._tell(
             Stepped(
                 episode=self._episode,
                 tick=tick,
@@ -390,7 +404,7 @@ class _Run:
         )
 
     def _publish_refusal(self, refusal: Refusal, tick: int) -> None:
-        self.bus.publish(
+        self._tell(
             Refused(
                 episode=self._episode,
                 tick=tick,
@@ -409,7 +423,7 @@ class _Run:
             self._ages.append(age)
         if self._clock_name == "wall":
             self._lateness.append(max(0.0, at - self._elapsed(tick)))
-        self.bus.publish(
+        self._tell(
             Ticked(
                 episode=self._episode,
                 tick=tick,
@@ -495,7 +509,7 @@ class _Run:
             error=error,
         )
         last = None if error or not self._config.observe_every else self._last_observation()
-        self.bus.publish(
+        self._tell(
             EpisodeEnded(
                 episode=self._episode,
                 tick=result.ticks,
@@ -514,6 +528,7 @@ class _Run:
                 observation=last,
             )
         )
+        self._tell_all()
         return result
 
     def _last_observation(self) -> Observation | None:

@@ -5,6 +5,7 @@
 In-process subscribers get the observations and predictions themselves; the log on disk gets what JSON can hold.
 """
 
+import contextlib
 import json
 import queue
 import threading
@@ -277,10 +278,13 @@ class ThreadedBus(Bus):
         self._timeout = timeout
         self._lost = 0
         self._thread = threading.Thread(target=self._drain, name="actloop-events", daemon=True)
-        self._thread.start()
+        if self._subscribers:  # a thread without work would still be woken by every event
+            self._thread.start()
 
     def publish(self, event: Event) -> None:
         self._immediate.publish(event)
+        if not self._subscribers:
+            return
         try:
             self._queue.put_nowait(event)
         except queue.Full:
@@ -289,11 +293,10 @@ class ThreadedBus(Bus):
     def close(self) -> tuple[str, ...]:
         """Wait for the subscribers, for as long as the timeout, and say what went wrong."""
         slow: tuple[str, ...] = ()
-        try:
-            self._queue.put(None, timeout=self._timeout)
-            self._thread.join(self._timeout)
-        except queue.Full:
-            pass
+        if self._subscribers:
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=self._timeout)
+                self._thread.join(self._timeout)
         if self._thread.is_alive():
             slow = (f"subscribers were still busy {self._timeout:g} s after the end and were left behind",)
         lost = (f"{self._lost} events were dropped because subscribers were too slow",) if self._lost else ()

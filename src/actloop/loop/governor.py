@@ -17,8 +17,9 @@ import numpy as np
 
 from actloop.contracts import Action, Embodiment, State
 from actloop.errors import ContractError
-from actloop.loop.following import Follower, Switch
+from actloop.loop.following import Follower
 from actloop.loop.limits import Grid, Limits
+from actloop.loop.moving import Switch
 from actloop.loop.path import Path
 
 __all__ = ["Governed", "Governor", "Limits"]
@@ -92,13 +93,17 @@ class Governor:
         """
         if not (0.0 <= pace <= 1.0 and 0.0 <= at < math.inf):
             raise ContractError("governor", f"expected a pace from 0 to 1 and progress from 0, got {pace} and {at}")
-        self._check(path, hold, state, correction)
+        self._check(path, hold, correction)
         if self._free:
             return self._clipped(path, at, pace, hold, correction)
+        arm, which = self._follower, self._arm
+        if pace == 1.0 and path is not None and correction is None and self._switch is None and arm.straight(path, at):
+            self._last = path.actions[int(at)].copy()
+            return Governed(action=self._last, pace=1.0)
         if not self._placed:
             self._place(path, hold, state)
-        arm, which = self._follower, self._arm
-        if state is not None and arm.still and (path is None or path is not arm.path):
+        elif state is not None and arm.still and path is not arm.path:
+            self._states.check(state, "state")
             arm.measured(state)
         if path is None:
             moved = arm.hold(None if hold is None else hold[which])
@@ -109,7 +114,7 @@ class Governor:
         reasons = moved.reasons
         if self._switch is not None:
             wanted = self._switched(path, at, moved.pace, hold, correction)
-            action[self._hand], changed = self._switch.send_to(wanted)
+            action[self._hand], changed = self._switch.switch(wanted)
             reasons = tuple(dict.fromkeys((*reasons, *changed)))
         self._last = action
         return Governed(action=action, pace=moved.pace, reasons=reasons, off_path=moved.off_path)
@@ -128,9 +133,7 @@ class Governor:
         if self._switch is not None:
             self._switch.sent(self._last[self._hand])
 
-    def _check(
-        self, path: Path | None, hold: Action | None, state: State | None, correction: Action | None
-    ) -> None:
+    def _check(self, path: Path | None, hold: Action | None, correction: Action | None) -> None:
         """A path is looked at once."""
         if path is not self._path:
             if path is not None:
@@ -140,8 +143,6 @@ class Governor:
             self._space.check(hold, "hold")
         if correction is not None:
             self._space.check(correction, "correction")
-        if state is not None and not self._free:
-            self._states.check(state, "state")
 
     def _clipped(
         self, path: Path | None, at: float, pace: float, hold: Action | None, correction: Action | None
@@ -162,6 +163,7 @@ class Governor:
         grid = self._grid
         place = np.where(np.isnan(grid.neutral), math.nan, grid.neutral)
         if state is not None:
+            self._states.check(state, "state")
             known = (grid.measured >= 0) & np.isnan(place)
             place[known] = state[grid.measured[known]]
         for other in (hold, None if path is None else path.vertices[0]):

@@ -4,19 +4,21 @@
     quarter of the acceleration and an eighth of the jerk. On a polyline every vertex would be a jolt at any pace.
 """
 
+import bisect
 import functools
 import math
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from actloop.loop.axes import Axes
 from actloop.loop.braking import ease_one
-from actloop.loop.limits import Grid
 from actloop.loop.path import Path
 
 Numbers = Float[np.ndarray, "axes"]
 SHARE = 0.5  # of the limits is for changing the pace
-BENDS = 0.7  # of the limits is for what the path itself needs at a steady pace
+BENDS = 0.65  # of the limits is for what the path itself needs at a steady pace
+CROSS = 0.35  # of the jerk is for what a change of the pace adds to it on a bend
 SHARP = 0.5  # of the longer of two steps: a larger change from one to the next is a corner
 TINY = 1e-30  # stands for a component that does not move along a segment
 LONGEST = 400  # ticks of a stop that are looked at
@@ -25,14 +27,15 @@ LONGEST = 400  # ticks of a stop that are looked at
 class Route:
     """Where a path leads the arm's components, in the governor's coordinates."""
 
-    def __init__(self, path: Path, grid: Grid, which: Bool[np.ndarray, "action"], low: Numbers, high: Numbers) -> None:
+    def __init__(self, path: Path, which: Bool[np.ndarray, "action"], axes: Axes) -> None:
+        grid = axes.grid
         vertices = path.vertices[:, which]
         if grid.kinds.velocity.any():
             summed = np.cumsum(path.actions[:, which], axis=0, dtype=np.float64)
-            summed = np.concatenate([np.zeros((1, len(low))), summed])
+            summed = np.concatenate([np.zeros((1, len(grid.low))), summed])
             vertices = np.where(grid.kinds.velocity, summed, vertices)
-        self._grid, self._low, self._high, self._raw = grid, low, high, vertices
-        self.shift = np.full(len(low), math.nan)
+        self._axes, self._grid, self._low, self._high, self._raw = axes, grid, axes.low, axes.high, vertices
+        self.shift = np.full(len(grid.low), math.nan)
         self.moved = False
 
     def raw(self, at: float) -> Numbers:
@@ -50,15 +53,36 @@ class Route:
         self._cut = (self.points != moved).any(axis=1)
         self._uncut = not self._cut.any()
         self.steps = self.points[1:] - self.points[:-1]
+        self.bends = self.steps[1:] - self.steps[:-1]
         size = np.abs(self.steps)
         self.per_acceleration = (size / grid.acceleration).max(axis=1)
         self.per_jerk = (size / grid.jerk).max(axis=1)
-        self._hard = np.flatnonzero(self._bend())
+        self._smooth = False
+        self._foresee(size)
 
-    def _bend(self) -> Bool[np.ndarray, "segments"]:
-        """Fit the spline; which segments are to be slowed down before."""
-        grid, steps = self._grid, self.steps
-        bends = steps[1:] - steps[:-1]
+    def _foresee(self, size: Float[np.ndarray, "segments axes"]) -> None:
+        """Which segments can be taken at full pace, from vertex to vertex, without a closer look."""
+        grid, axes, bends = self._grid, self._axes, self.bends
+        size[1:] += bends * bends * (0.5 / grid.jerk)
+        inside = (self.points[1:] < axes.near_high) & (self.points[1:] > axes.near_low)
+        fine = (inside & (size <= np.minimum(grid.fastest, -grid.slowest))).all(axis=1)
+        fine[1:] &= (np.abs(bends) <= grid.acceleration).all(axis=1)
+        fine[2:] &= (np.abs(bends[1:] - bends[:-1]) <= grid.jerk).all(axis=1)
+        ahead = (4.0 + (self.per_acceleration + 2.0 * np.sqrt(self.per_jerk)) / SHARE).tolist()
+        self._fine, rough = [False] * (len(fine) + 1), len(fine) + LONGEST**2
+        for index in range(len(fine) - 1, -1, -1):
+            rough = rough if fine[index] and not self._cut[index + 1] else index
+            self._fine[index] = rough - index > ahead[index]
+        self._fine[-1] = True
+
+    def fine(self, index: int) -> bool:
+        """Whether everything from a segment on, as far as a stop goes, can be taken at full pace from vertex to vertex."""
+        return self._fine[index]
+
+    def _fit(self) -> None:
+        """Fit the spline, and find the paces that it allows."""
+        self._smooth = True
+        grid, steps, bends = self._grid, self.steps, self.bends
         scaled = steps / grid.acceleration
         size = np.einsum("sa,sa->s", scaled, scaled)
         turn = np.einsum("sa,sa->s", bends / grid.acceleration, bends / grid.acceleration)
@@ -74,16 +98,22 @@ class Route:
         margin = curved / 8.0
         inside = (self.points[1:] + margin <= self._high) & (self.points[1:] - margin >= self._low)
         self._inside = bool((inside & (self.points[:-1] + margin <= self._high)).all())
-        return self._profile(np.abs(bends) * sharp[:, None], curved)
+        self._cubic = np.stack(
+            [self.points[:-1], steps - self._end / 6.0 - self._begin / 3.0, self._begin / 2.0, (self._end - self._begin) / 6.0],
+            axis=1,
+        )
+        self._sharp = (np.flatnonzero(sharp) + 1).tolist()
+        self._profile(np.abs(bends) * sharp[:, None], curved)
 
     def _profile(
         self, corners: Float[np.ndarray, "corners axes"], curved: Float[np.ndarray, "segments axes"]
-    ) -> Bool[np.ndarray, "segments"]:
-        """The steady paces that segments and corners allow, and slowing down in time; which are below full pace."""
+    ) -> None:
+        """The steady paces that segments and corners allow, and slowing down in time."""
         grid = self._grid
         fast = np.maximum(self.steps / grid.fastest, self.steps / grid.slowest).max(axis=1)
         turned = np.sqrt((curved / (BENDS * grid.acceleration)).max(axis=1))
         jolted = np.cbrt((np.abs(self._end - self._begin) / (BENDS * grid.jerk)).max(axis=1))
+        self._per_bend = (curved / grid.jerk).max(axis=1)
         need = np.maximum(np.maximum(fast, turned), np.maximum(jolted, 1.0))
         self._steady = (1.0 / need).tolist()
         cornered = 1.0 / np.maximum((corners / (BENDS * np.minimum(grid.acceleration, grid.jerk))).max(axis=1), 1.0)
@@ -94,14 +124,13 @@ class Route:
             limit = min(limit, corner)
             self._after[index] = limit
             limit = min(steady, math.sqrt(limit * limit + slower))
-        hard = need > 1.0
-        hard[1:] |= cornered < 1.0
-        return hard
 
     def allowed(self, at: float) -> float:
         """About the pace at which what follows from progress `at` on can be met, up to 1."""
         if at >= len(self.steps):
             return 1.0
+        if not self._smooth:
+            self._fit()
         index = int(at)
         after = self._after[index]
         return min(self._steady[index], math.sqrt(after * after + self._slowing[index] * (index + 1 - at)))
@@ -121,18 +150,19 @@ class Route:
             return self.points[low]
         if share >= 1.0:
             return self.points[low + 1]
-        left = 1.0 - share
-        point: Numbers = left * self.points[low] + share * self.points[low + 1]
-        point += ((share**3 - share) / 6.0) * self._end[low] + ((left**3 - left) / 6.0) * self._begin[low]
+        if not self._smooth:
+            self._fit()
+        point: Numbers = np.array([1.0, share, share * share, share**3]) @ self._cubic[low]
         return point if self._inside else np.minimum(np.maximum(point, self._low), self._high)
 
     def slope(self, at: float) -> Numbers:
         """How it goes on from progress `at`, per unit of progress."""
+        if not self._smooth:
+            self._fit()
         low = min(int(at), len(self.steps) - 1)
         share = min(at - low, 1.0)
-        left = 1.0 - share
-        slope: Numbers = self.steps[low] + ((3.0 * share * share - 1.0) / 6.0) * self._end[low]
-        return slope - ((3.0 * left * left - 1.0) / 6.0) * self._begin[low]
+        slope: Numbers = np.array([0.0, 1.0, 2.0 * share, 3.0 * share * share]) @ self._cubic[low]
+        return slope
 
     def bend(self, at: float) -> Numbers:
         """How the slope changes at progress `at`, per unit of progress."""
@@ -142,24 +172,26 @@ class Route:
         return bend
 
     def places(self, at: Float[np.ndarray, "time"]) -> Float[np.ndarray, "time axes"]:
-        """Where each progress is; beyond the end straight on."""
+        """Where each progress is; only the last may lie beyond the end, and is then straight on."""
         low = np.minimum(at.astype(np.intp), len(self.steps) - 1)
         share = at - low
-        bent = np.minimum(share, 1.0)
-        left = 1.0 - bent
-        places = self.points[low] + share[:, None] * self.steps[low]
-        places += ((bent**3 - bent) / 6.0)[:, None] * self._end[low]
-        places += ((left**3 - left) / 6.0)[:, None] * self._begin[low]
+        powers = np.stack([np.ones(len(at)), share, share * share, share**3], axis=1)
+        last = float(share[-1])
+        if last > 1.0:
+            powers[-1, 2:] = 2.0 * last - 1.0, 3.0 * last - 2.0
+        places: Float[np.ndarray, "time axes"] = np.einsum("tp,tpa->ta", powers, self._cubic[low])
         return places if self._inside else np.minimum(np.maximum(places, self._low), self._high)
 
     def segment(self, at: float) -> int:
         """The segment that begins at or holds progress `at`."""
         return min(int(at), len(self.steps) - 1)
 
-    def until_hard(self, at: float) -> float:
-        """How far ahead of the segment of `at` the next hard one begins; infinite where there is none."""
-        index = int(np.searchsorted(self._hard, int(at)))
-        return float(self._hard[index]) - at if index < len(self._hard) else math.inf
+    def until_sharp(self, at: float) -> float:
+        """How far ahead the next sharp corner is; infinite where there is none."""
+        if not self._smooth:
+            self._fit()
+        index = bisect.bisect_left(self._sharp, int(at))
+        return self._sharp[index] - at if index < len(self._sharp) else math.inf
 
     def paces(self, at: float, position: Numbers, least: Numbers, most: Numbers, wanted: float) -> float | None:
         """The pace nearest to `wanted`, rather slower, whose step is about between `least` and `most`.
@@ -168,10 +200,11 @@ class Route:
         """
         best: float | None = None
         first = self.segment(at)
-        for index in (first, first + 1):
+        order = (first, first + 1) if at + wanted <= first + 1.0 else (first + 1, first)
+        for index in order:
             start, stop = max(at, float(index)), min(at + 1.0, index + 1.0, float(len(self.steps)))
-            if start >= stop and index > first:
-                break
+            if start > stop or index >= len(self.steps):
+                continue
             touch = min(max(at + wanted, start), stop - 1e-9)
             slope = self.slope(touch)
             base, inverse = self.point(touch) - position, 1.0 / np.where(np.abs(slope) > TINY, slope, TINY)
@@ -181,6 +214,8 @@ class Route:
             if low > high:
                 continue
             near = min(max(wanted, low), high)
+            if near == wanted:
+                return near
             if best is None or (best > wanted and near < best) or best < near <= wanted:
                 best = near
         return best
@@ -189,7 +224,7 @@ class Route:
         """Progress at each tick of slowing down along the path, from `pace`; ends at rest or at the path's end."""
         first = self.segment(at)
         window = slice(first, first + 2 + int(self.reach(at, pace)))
-        most, jerk = self.rates(window)
+        most, jerk = self.rates(window, pace)
         end, progress = float(len(self.steps)), [at]
         while pace > 0.0 and at < end and len(progress) < LONGEST:
             change = min(max(-min(ease_one(pace, jerk), most), change - jerk), change + jerk)
@@ -198,9 +233,12 @@ class Route:
             progress.append(at)
         return np.array(progress)
 
-    def rates(self, window: slice) -> tuple[float, float]:
+    def rates(self, window: slice, pace: float) -> tuple[float, float]:
         """How much the pace may change in a tick on some segments, and how much that may change."""
+        if not self._smooth:
+            self._fit()
         most = min(SHARE / max(float(self.per_acceleration[window].max()), TINY), 1.0)
+        most = min(most, CROSS / max(3.0 * pace * float(self._per_bend[window].max()), TINY))
         return most, min(SHARE / max(float(self.per_jerk[window].max()), TINY), 2 * most)
 
     def reach(self, at: float, pace: float) -> float:

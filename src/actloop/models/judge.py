@@ -34,7 +34,7 @@ from actloop.models.text import Vocabulary
 
 SHARPNESS = 4.0
 WORD = 12
-CELL = 8  # pixels per side of a patch
+CELL = 4  # pixels per side of a patch
 PATCH = 10  # numbers that a patch is summed up in
 
 
@@ -47,7 +47,7 @@ class JudgeConfig:
     numbers: int
     words: int
     tokens: int
-    pixels: int = 64
+    pixels: int = 32
     channels: int = 16
     keypoints: int = 12
     hidden: int = 96
@@ -76,7 +76,11 @@ class Judge(nn.Module):
         )
         sizes = (wide, twice, twice)
         self.look = nn.Conv2d(3 * config.views, wide, 4, stride=2, padding=1, bias=False)
-        self.again = nn.Conv2d(wide, twice, 3, stride=2, padding=1)
+        with torch.no_grad():  # half of the first filters begin as differences between now and then
+            for view in range(1, config.views):
+                where = slice(3 * view, 3 * view + 3)
+                self.look.weight[(view - 1) :: 4, where] = -self.look.weight[(view - 1) :: 4, :3]
+        self.again = nn.Conv2d(wide, twice, 3, padding=1)
         self.closer = nn.Conv2d(twice, twice, 3, padding=1)
         self.norms = nn.ModuleList(nn.GroupNorm(4, size) for size in sizes)
         self.films = nn.ModuleList(nn.Linear(hidden, config.cameras * 2 * size) for size in sizes)
@@ -187,13 +191,14 @@ class Judging:
         return found
 
 
-def resized(frame: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Brought to `size` a side by averaging areas; the frame itself where it has that size."""
-    if frame.shape[:2] == (size, size):
-        return frame
-    planes = rearrange(torch.from_numpy(np.ascontiguousarray(frame)).float(), "h w c -> 1 c h w")
-    small = functional.interpolate(planes, size=(size, size), mode="area")[0]
-    out: np.ndarray = rearrange(small, "c h w -> h w c").round().byte().numpy()
+def resized(frames: UInt8[np.ndarray, "*frames height width 3"], size: int) -> UInt8[np.ndarray, "*frames size size 3"]:
+    """Brought to `size` a side by averaging areas; themselves where they have that size."""
+    *many, height, width, _ = frames.shape
+    if (height, width) == (size, size) or 0 in many:
+        return frames.reshape(*many, size, size, 3)
+    planes = torch.from_numpy(np.ascontiguousarray(frames)).reshape(-1, height, width, 3).permute(0, 3, 1, 2).float()
+    small = functional.interpolate(planes, size=(size, size), mode="area")
+    out: np.ndarray = small.round().byte().permute(0, 2, 3, 1).reshape(*many, size, size, 3).numpy()
     return out
 
 

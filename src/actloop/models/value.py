@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from actloop.contracts import ActionChunk, Embodiment, Future, Observation, State
+from actloop.contracts import ActionChunk, Embodiment, Future, Observation
 from actloop.errors import ContractError
 from actloop.models.judge import Judging, load_judging, resized, save_judging
-from actloop.models.verifier import Verifier, load_verifier, path_of
+from actloop.models.verifier import Verifier, expected_state, load_verifier
 
 FORMAT = "actloop.value.1"
 
@@ -110,29 +110,6 @@ def imagined_value(value: Value, obs: Observation, chunk: ActionChunk, future: F
     frames = {name: np.asarray(frames[index])[None] for name, frames in future.frames.items()}
     state = expected_state(value.embodiment, obs.state, chunk.actions[: round((index + 1) * ticks)])
     return float(value.judge(frames, state[None], instruction)[0])
-
-
-def expected_state(embodiment: Embodiment, state: State, actions: Float[np.ndarray, "ticks action"]) -> State:
-    """Where the state is after the actions if the robot follows them; within limits.
-
-    Parts of the state that no action part of the same name and size drives stay as they are.
-    """
-    after = np.array(state, dtype=np.float32)
-    if not len(actions):
-        return after
-    led = path_of(actions, embodiment)[-1]
-    driven = {part.name: part for part in embodiment.action.parts}
-    for part in embodiment.state.parts:
-        driver = driven.get(part.name)
-        if driver is None or driver.size != part.size:
-            continue
-        there = led[embodiment.action.slice(part.name)]
-        where = embodiment.state.slice(part.name)
-        if driver.kind == "absolute":
-            after[where] = there
-        else:
-            after[where] += there * (embodiment.period if driver.kind == "velocity" else 1.0)
-    return embodiment.state.clip(after)
 
 
 def save_value(value: Value, path: str | Path) -> None:

@@ -5,8 +5,8 @@
     what was sent, the rest of the chunk -----+
     the instruction --------------------------+
 
-The rest is given as the path that it leads along from now on: sums of deltas, targets of absolute parts. What was sent
-is given in the same form, so that a push shows as a state that did not follow. Trained by `actloop.training.verify`.
+The rest is given as the path that it leads along from now on: sums of deltas, targets of absolute parts. The state is
+also given as how far it strayed from what was sent, in which a push shows. Trained by `actloop.training.verify`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from actloop.actions.normalizers import Normalizer
 from actloop.checks.evidence import Evidence, Score
-from actloop.contracts import ActionChunk, Embodiment, Frame, Future, Observation, Prediction
+from actloop.contracts import ActionChunk, Embodiment, Frame, Future, Observation, Prediction, State
 from actloop.errors import ContractError
 from actloop.models.judge import Judging, load_judging, save_judging
 
@@ -110,13 +110,13 @@ def moment_numbers(
     normalizers: Mapping[str, Normalizer],
     horizon: int,
 ) -> Float[np.ndarray, "numbers"]:
-    """Lead, how far the imagined frame lies `ahead`, state, its change, what was sent, and the rest as a masked path.
+    """Lead, how far the imagined frame lies `ahead`, the state, how it strayed, what was sent, the rest as masked path.
 
     `ahead` is in ticks, None where no frame is shown.
     """
-    state, path = normalizers["state"], normalizers["path"]
-    now = state.normalize(evidence.observation.state)
-    change = (evidence.observation.state - evidence.anchor.state) / np.asarray(state.scale)
+    path = normalizers["path"]
+    state = normalizers["state"].normalize(evidence.observation.state)
+    strayed = normalizers["strayed"].normalize(strayed_by(evidence, embodiment))
     sent = path.normalize(path_of(evidence.sent, embodiment)[-1]) if len(evidence.sent) else np.zeros(len(path.scale))
     rest = rest_of(evidence)[:horizon]
     told = np.zeros((horizon, embodiment.action.size + 1), np.float32)
@@ -124,12 +124,41 @@ def moment_numbers(
         told[: len(rest), :-1] = path.normalize(path_of(rest, embodiment))
         told[: len(rest), -1] = 1.0
     scalars = (evidence.lead / horizon, ahead is not None, (ahead or 0.0) / horizon)
-    return np.concatenate([scalars, now, change, sent, told.ravel()]).astype(np.float32)
+    return np.concatenate([scalars, state, strayed, sent, told.ravel()]).astype(np.float32)
 
 
 def numbers_size(embodiment: Embodiment, horizon: int) -> int:
     """Length of what `moment_numbers` gives."""
     return 2 * embodiment.state.size + embodiment.action.size + SCALARS + horizon * (embodiment.action.size + 1)
+
+
+def strayed_by(evidence: Evidence, embodiment: Embodiment) -> State:
+    """How far the state is from where it would be, had the robot followed exactly what was sent since the anchor."""
+    strayed: State = evidence.observation.state - expected_state(embodiment, evidence.anchor.state, evidence.sent)
+    return strayed
+
+
+def expected_state(embodiment: Embodiment, state: State, actions: Float[np.ndarray, "ticks action"]) -> State:
+    """Where the state is after the actions if the robot follows them; within limits.
+
+    Parts of the state that no action part of the same name and size drives stay as they are.
+    """
+    after = np.array(state, dtype=np.float32)
+    if not len(actions):
+        return after
+    led = path_of(actions, embodiment)[-1]
+    driven = {part.name: part for part in embodiment.action.parts}
+    for part in embodiment.state.parts:
+        driver = driven.get(part.name)
+        if driver is None or driver.size != part.size:
+            continue
+        there = led[embodiment.action.slice(part.name)]
+        where = embodiment.state.slice(part.name)
+        if driver.kind == "absolute":
+            after[where] = there
+        else:
+            after[where] += there * (embodiment.period if driver.kind == "velocity" else 1.0)
+    return embodiment.state.clip(after)
 
 
 def rest_of(evidence: Evidence) -> Float[np.ndarray, "ticks action"]:

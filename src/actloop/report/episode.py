@@ -3,6 +3,7 @@
 records --EpisodeView--> questions as bars, plans as stretches of ticks, holds, readings, spending
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,7 +22,10 @@ Fate = Literal["accepted", "dropped", "failed", "pending"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A question, from asking to its answer; `answered` is None where none came. Times are seconds of the episode."""
+    """A question, from asking to its answer; `answered` is None where none came. Times are seconds of the episode.
+
+    `second`: the one before of its layer was not answered yet, so that it is drawn in a second row.
+    """
 
     layer: str
     plan: int
@@ -31,6 +35,7 @@ class Asked:
     deadline: float | None
     fate: Fate
     alarm: bool
+    second: bool
     words: str
 
 
@@ -82,6 +87,11 @@ class EpisodeView:
     def layers(self) -> list[str]:
         """Those that were asked, as they are drawn."""
         return [layer for layer in LAYERS if any(asked.layer == layer for asked in self.asked)]
+
+    @property
+    def crowded(self) -> set[str]:
+        """Layers of which two questions were ever open at once."""
+        return {asked.layer for asked in self.asked if asked.second}
 
     @property
     def times(self) -> Float[np.ndarray, "ticks"]:
@@ -139,7 +149,7 @@ class EpisodeView:
     def rungs(self) -> list[tuple[float, float, str, str]]:
         """Of the ladder, where one was in force: from, to, rung, and the check that led to it."""
         steps = [record for record in self.records if record["event"] == "stepped"]
-        ends = [record["time"] for record in steps[1:]] + [float(self.edges[-1])]
+        ends = [*(step["time"] for step in steps[1:]), float(self.edges[-1])][: len(steps)]
         return [
             (step["time"], end, step["rung"], step["cause"])
             for step, end in zip(steps, ends, strict=True)
@@ -159,10 +169,14 @@ class EpisodeView:
 def _asked(records: Sequence[Record]) -> Iterator[Asked]:
     """Every question with what became of it."""
     replies = {(record["layer"], record["plan"]): record for record in records if record["event"] == "replied"}
+    busy: dict[str, float] = {}  # until when the first row of a layer is taken
     for record in records:
         if record["event"] != "requested":
             continue
         reply = replies.get((record["layer"], record["plan"]))
+        second = record["time"] < busy.get(record["layer"], -math.inf) - 1e-9
+        if not second:
+            busy[record["layer"]] = math.inf if reply is None else reply["time"]
         yield Asked(
             layer=record["layer"],
             plan=record["plan"],
@@ -172,6 +186,7 @@ def _asked(records: Sequence[Record]) -> Iterator[Asked]:
             deadline=record["deadline"],
             fate=_fate(reply),
             alarm=reply is not None and any(reading["alarm"] for reading in reply["readings"]),
+            second=second,
             words=_words(record, reply),
         )
 
@@ -201,12 +216,13 @@ def _words(asked: Record, reply: Record | None) -> str:
     if reply["text"] or reply["done"] is not None:
         said += f"; “{reply['text']}”" + {None: "", True: ", done", False: ", not done"}[reply["done"]]
     for reading in reply["readings"]:
-        value, threshold = (_number(reading[name]) for name in ("value", "threshold"))
+        value, threshold = (number(reading[name]) for name in ("value", "threshold"))
         said += f"; {reading['check']} {value} of {threshold}" + (", alarm" if reading["alarm"] else "")
     return said
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits; a log has null for what is not finite."""
     return "∞" if value is None else f"{value:.3g}"
 
 

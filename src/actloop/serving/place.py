@@ -27,8 +27,7 @@ from actloop.serving.wire import (
     Reply,
     Welcome,
     decode,
-    encode,
-    fragments,
+    encode_frames,
 )
 
 try:
@@ -220,14 +219,15 @@ class _Link:
             raise ConnectionLost("the place was closed")
 
     def _send(self, message: Begin | Ask) -> None:
-        data = encode(message, jpeg_quality=self._quality)
-        if len(data) > self._max_bytes:
-            reason = f"{len(data)} bytes, the server takes {self._max_bytes}: send smaller pictures, or JPEG"
+        frames = encode_frames(message, jpeg_quality=self._quality)
+        size = sum(map(len, frames))
+        if size > self._max_bytes:
+            reason = f"{size} bytes, the server takes {self._max_bytes}: send smaller pictures, or JPEG"
             raise ContractError("question", reason)
         if self._socket is None:
             raise self._lost("has hung up")
         try:
-            self._socket.send(fragments(data))
+            self._socket.send(frames if len(frames) > 1 else frames[0])
         except (ConnectionClosed, OSError) as error:
             self._hang_up()
             raise self._lost(f"broke off ({error})") from error

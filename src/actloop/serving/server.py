@@ -31,7 +31,7 @@ from actloop.serving.wire import (
     Welcome,
     decode,
     encode,
-    fragments,
+    encode_frames,
 )
 
 try:
@@ -42,6 +42,9 @@ except ImportError as absent:
     raise MissingDependency("websockets", "modules are served with it", "pip install 'actloop[serving]'") from absent
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+# Once a block of this size was freed, glibc keeps smaller ones and does not give them back to the system: large
+# messages come and go, and asking for their memory anew costs more than reading them.
+KEPT = 16 * 2**20
 PROTOCOL_ERROR, CRASHED, LATER = 1002, 1011, 1013  # close codes of WebSockets
 log = logging.getLogger("actloop.serving")
 
@@ -138,6 +141,7 @@ class Server:
             self._started.set()
 
     async def _listen(self) -> None:
+        bytearray(KEPT)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         async with serve(
@@ -235,8 +239,8 @@ class _Session:
             while await self._ready.wait():
                 self._ready.clear()
                 for result in self._place.collect():
-                    data = await asyncio.to_thread(_encoded, result, self._jpeg_quality)
-                    await self._connection.send(fragments(data))
+                    frames = await asyncio.to_thread(_encoded, result, self._jpeg_quality)
+                    await self._connection.send(frames if len(frames) > 1 else frames[0])
 
 
 async def refuse(connection: ServerConnection, code: Code, reason: str, close: int) -> None:
@@ -246,16 +250,16 @@ async def refuse(connection: ServerConnection, code: Code, reason: str, close: i
         await connection.close(close, code)
 
 
-def _encoded(result: Result, jpeg_quality: int | None) -> bytes:
+def _encoded(result: Result, jpeg_quality: int | None) -> list[bytes | memoryview]:
     ticket, seconds, error = result.ticket, result.seconds, result.error
     if error is None:
         try:
-            return encode(Reply(ticket=ticket, seconds=seconds, answer=result.answer), jpeg_quality=jpeg_quality)
+            return encode_frames(Reply(ticket=ticket, seconds=seconds, answer=result.answer), jpeg_quality=jpeg_quality)
         except ActloopError as unsendable:
             error = unsendable
     log.error("a module failed at %s", ticket, exc_info=error)
     failure = Failure(kind=type(error).__name__, message=str(error))
-    return encode(Reply(ticket=ticket, seconds=seconds, failure=failure))
+    return encode_frames(Reply(ticket=ticket, seconds=seconds, failure=failure))
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

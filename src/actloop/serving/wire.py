@@ -25,7 +25,8 @@ except ImportError as absent:
     raise MissingDependency("msgpack", "messages are written with it", "pip install 'actloop[serving]'") from absent
 
 VERSION = 1
-FRAGMENT = 128 * 2**10  # bytes of a frame: the receiver of larger ones spends its time on making room for them
+FRAGMENT = 256 * 2**10  # bytes of a frame: the receiver of larger ones spends its time on making room for them
+BIN_32 = b"\xc6"  # msgpack: bytes, their number in the four that follow
 MAX_FRAMES = 64  # that may wait unread before the sender is made to wait
 MAX_BYTES = 64 * 2**20  # of one message, unless a server says otherwise
 
@@ -111,14 +112,25 @@ def encode(message: Message, *, jpeg_quality: int | None = None) -> bytes:
     Raises:
         WireError: something in it has no form on the wire.
     """
-    arrays = Arrays(jpeg_quality)
-    body = to_plain(message, arrays, NAMES[type(message)])
-    envelope = {"actloop": VERSION, "type": NAMES[type(message)], "body": body, "arrays": arrays.plain}
-    try:
-        packed: bytes = msgpack.packb(envelope)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise WireError(NAMES[type(message)], f"cannot be sent ({error})") from error
-    return packed
+    return b"".join(_parts(message, jpeg_quality))
+
+
+def encode_frames(message: Message, *, jpeg_quality: int | None = None) -> list[bytes | memoryview]:
+    """The same bytes in pieces to send one after another; large arrays are not copied, so nobody may write to them.
+
+    Raises:
+        WireError: something in it has no form on the wire.
+    """
+    frames: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for part in _parts(message, jpeg_quality):
+        if len(part) < FRAGMENT // 4:
+            small.append(part)
+            continue
+        frames.append(b"".join(small))
+        small.clear()
+        frames += [memoryview(part)[begin : begin + FRAGMENT] for begin in range(0, len(part), FRAGMENT)]
+    return [*frames, b"".join(small)] if small else frames
 
 
 def decode(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Message:
@@ -145,14 +157,6 @@ def decode(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Message:
     return message
 
 
-def fragments(data: bytes) -> bytes | list[memoryview]:
-    """The frames to send a message in."""
-    if len(data) <= FRAGMENT:
-        return data
-    whole = memoryview(data)
-    return [whole[begin : begin + FRAGMENT] for begin in range(0, len(data), FRAGMENT)]
-
-
 def describe(
     *,
     layer: Layer,
@@ -172,6 +176,28 @@ def describe(
     """
     body = embodiment_to_dict(embodiment) if embodiment else None
     return {"layer": layer, "names": list(names), "embodiment": body, "horizon": horizon, "digest": digest}
+
+
+def _parts(message: Message, jpeg_quality: int | None) -> list[bytes | memoryview]:
+    """A msgpack map, written by hand around the bytes of its arrays: packing would copy them twice."""
+    arrays, name = Arrays(jpeg_quality), NAMES[type(message)]
+    body = to_plain(message, arrays, name)
+    packer = msgpack.Packer()
+    try:
+        start = [packer.pack_map_header(4)]
+        start += [packer.pack(item) for item in ("actloop", VERSION, "type", name, "body", body, "arrays")]
+        parts: list[bytes | memoryview] = [*start, packer.pack_array_header(len(arrays.plain))]
+        for entry in arrays.plain:
+            data = entry.get("bytes")
+            if not isinstance(data, memoryview):
+                parts.append(packer.pack(entry))
+                continue
+            parts.append(packer.pack_map_header(3))
+            parts += [packer.pack(item) for item in ("dtype", entry["dtype"], "shape", entry["shape"], "bytes")]
+            parts += [BIN_32 + len(data).to_bytes(4, "big"), data]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(name, f"cannot be sent ({error})") from error
+    return parts
 
 
 def _unpacked(data: bytes | str, max_bytes: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from actloop.checks.evidence import Score
 from actloop.contracts import Task
 from actloop.errors import ContractError
 from actloop.loop.events import Event, Replied
+from actloop.loop.latency import LatencyProfile
 from actloop.stack.declared import Stack
 from actloop.stack.opened import open_stack
 from actloop.stack.placing import ClockName
@@ -45,6 +46,7 @@ def calibrate_stack(
     seed: int = 0,
     tasks: Sequence[Task] | None = None,
     clock: ClockName = "virtual",
+    latency: LatencyProfile | str | None = None,
     fit_share: float = 0.5,
     place: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -58,6 +60,7 @@ def calibrate_stack(
         seed: of the first; keep these seeds apart from those that the stack is judged by.
         tasks: of the world; those of the file where None.
         clock: that the stack will run on.
+        latency: of the action layer, as in `open_stack`.
         fit_share: of the episodes, for the normalisers.
         place: as in `open_stack`.
         progress: told how many episodes were run, and how many of them succeeded.
@@ -71,7 +74,7 @@ def calibrate_stack(
     plain = replace(stack, check=replace(stack.check, calibration=None), world=replace(stack.world, faults=()))
     kept: list[Scores] = []
     run = 0
-    with open_stack(plain, clock=clock, place=place) as opened:
+    with open_stack(plain, clock=clock, place=place, latency=latency) as opened:
         for task in opened.tasks if tasks is None else tasks:
             for number in range(seed, seed + episodes):
                 scored = Scored()

@@ -76,7 +76,7 @@ class ActionTable:
 
     model: Source | None
     device: str = "cpu"
-    place: Placement = field(default_factory=Placement)
+    placement: Placement = field(default_factory=Placement)
     fallback: "ActionTable | None" = None
 
 
@@ -87,7 +87,7 @@ class CheckTable:
     checks: Checks
     verifier: Path | None = None
     calibration: Path | None = None
-    place: Placement = field(default_factory=Placement)
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class ForesightTable:
     verifier: Path | None = None
     value: Path | None = None
     device: str = "cpu"
-    place: Placement = field(default_factory=Placement)
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class SemanticTable:
     known: tuple[str, ...] = ()
     known_tasks: bool = True
     max_tokens: int = 48
-    place: Placement = field(default_factory=Placement)
+    placement: Placement = field(default_factory=Placement)
 
 
 LayerTable = ActionTable | CheckTable | ForesightTable | SemanticTable
@@ -159,7 +159,7 @@ class Stack:
     @property
     def offline(self) -> tuple[Layer, ...]:
         """Layers that are declared and not asked at run time."""
-        return tuple(layer for layer, table in self.layers.items() if table.place.where == OFFLINE)
+        return tuple(layer for layer, table in self.layers.items() if table.placement.where == OFFLINE)
 
     def at(self, key: str) -> str:
         """A key of this file, as errors name it."""

@@ -7,7 +7,7 @@ open_stack --> OpenStack --run(task, seed)--> EpisodeResult
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from actloop.contracts import Clock, Embodiment, Observation, Task, World
@@ -19,27 +19,18 @@ from actloop.loop.events import Subscriber
 from actloop.loop.inference import Charged, Inference, Live, NoAnswerError
 from actloop.loop.latency import MEASURED, LatencyProfile, parse_latency
 from actloop.loop.layers import WARM_UP_TIMEOUT
-from actloop.loop.questions import Layer, Place, Question, Ticket
+from actloop.loop.questions import Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
 from actloop.simulation.registry import find_task, tasks_of
 from actloop.stack.bounded import Bounded, said
 from actloop.stack.building import checker_of
-from actloop.stack.declared import ActionTable, Placement, Stack
+from actloop.stack.declared import Stack
 from actloop.stack.describing import limits_of, world_of
 from actloop.stack.guarded import Guarded, LastSent, one_thread
-from actloop.stack.placing import CLOCKS, ClockName, Opener
+from actloop.stack.placing import CLOCKS, ClockName, Opener, Placed
+from actloop.stack.reader import read_stack
 from actloop.stack.sources import importable
 from actloop.stack.tables import named
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """One layer that is asked: where it runs, what its calls are charged, and what stands in for it."""
-
-    place: Place
-    placement: Placement
-    profile: LatencyProfile | None
-    fallback: "Placed | None" = None
 
 
 class OpenStack:
@@ -55,7 +46,7 @@ class OpenStack:
         owned: ExitStack,
     ) -> None:
         self._opener = opener
-        self.stack, self.clock, self.world, self.actor = stack, clock, world, opener.actor
+        self.stack, self.clock, self.world, self.actor = stack, clock, world, layers["action"].card
         self.loop = replace(stack.loop, limits=limits_of(stack, world.embodiment))
         self._layers = dict(layers)
         self._owned = owned
@@ -231,18 +222,7 @@ def open_stack(
             owned.callback(world.close)
         limits_of(stack, world.embodiment)
         opener = Opener(stack, clock, world, place=place, latency=_profile(latency))
-        layers: dict[Layer, Placed] = {}
-        for layer, table in stack.layers.items():
-            if layer in stack.offline:
-                continue
-            found = opener.place(layer, table)
-            owned.callback(found.close)
-            fallback = None
-            if isinstance(table, ActionTable) and table.fallback is not None:
-                second = opener.place(layer, table.fallback)
-                owned.callback(second.close)
-                fallback = Placed(place=second, placement=table.fallback.place, profile=opener.profile(table.fallback))
-            layers[layer] = Placed(place=found, placement=table.place, profile=opener.profile(table), fallback=fallback)
+        layers = opener.open(owned)
         return OpenStack(stack, clock, world, layers, opener, owned.pop_all())
 
 

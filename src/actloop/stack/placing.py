@@ -1,7 +1,10 @@
 """Where the layers of a stack run: their modules are built there, by the same plan everywhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -32,6 +35,21 @@ CLOCKS: tuple[ClockName, ...] = ("virtual", "wall", "paused")
 START_TIMEOUT = 600.0  # seconds: large weights come slowly from a disk
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One layer that is asked: where it runs, and what its calls are charged on the virtual clock (None: their time).
+
+    `card` is of a policy, `digest` what a server says that it has; `fallback` stands in for it.
+    """
+
+    place: Place
+    placement: Placement
+    profile: LatencyProfile | None
+    card: Card | None = None
+    digest: str = ""
+    fallback: "Placed | None" = None
+
+
 class Opener:
     """Opens the layers of one stack for one world.
 
@@ -53,37 +71,55 @@ class Opener:
             raise UnknownNameError("place", place, (HERE, THREAD, PROCESS))
         self._stack, self._clock, self._world = stack, clock, world
         self._place, self._latency = place, latency
-        self._actor: Card | None = None
         self._served = ""  # what a server says that the policy is
 
-    @property
-    def actor(self) -> Card:
-        """Of the action layer, once it was placed."""
-        assert self._actor is not None
-        return self._actor
+    def open(self, owned: ExitStack) -> dict[Layer, Placed]:
+        """Start every layer that is asked; `owned` will end them, also where one of them fails."""
+        stack = self._stack
+        acting = [table for table in (stack.action, stack.action.fallback) if table is not None]
+        first, *second = self._start([("action", table) for table in acting], owned)
+        self._served = first.digest
+        for found in second:
+            self._judge_fallback(found)
+        others = [item for item in stack.layers.items() if item[0] not in ("action", *stack.offline)]
+        rest = self._start(others, owned)
+        placed: dict[Layer, Placed] = {"action": replace(first, fallback=second[0] if second else None)}
+        return placed | {layer: found for (layer, _), found in zip(others, rest, strict=True)}
 
-    def profile(self, table: LayerTable) -> LatencyProfile | None:
-        """What a call is charged on the virtual clock; None for the time it takes."""
-        if table is self._stack.action and self._latency is not None:
-            return self._latency if isinstance(self._latency, LatencyProfile) else None
-        return table.place.profile
+    def _start(self, jobs: Sequence[tuple[Layer, LayerTable]], owned: ExitStack) -> list[Placed]:
+        """Processes and servers together, each waiting for its own; what runs here meanwhile, one after the other."""
+        with ThreadPoolExecutor(max(len(jobs), 1)) as pool:
+            begun: list[Future[Placed]] = []
+            for layer, table in jobs:
+                where = self._where(layer, table.placement)
+                if where in (HERE, THREAD):
+                    begun.append(Future())
+                else:
+                    begun.append(pool.submit(self._elsewhere, layer, table))
+            for future, (layer, table) in zip(begun, jobs, strict=True):
+                if self._where(layer, table.placement) in (HERE, THREAD):
+                    _settle(future, partial(self._here, layer, table))
+        for future in begun:
+            if future.exception() is None:
+                owned.callback(future.result().place.close)
+        return [future.result() for future in begun]
 
-    def place(self, layer: Layer, table: LayerTable) -> Place:
-        """Start a layer, or a table in its place."""
-        where = self._where(layer, table.place)
-        remote = table.place.remote
-        if remote:
-            return self._remote(layer, table)
-        plan = self.plan(layer, table)
-        if where == PROCESS:
-            place: Place = InProcess(partial(build, plan), start_timeout=START_TIMEOUT, threads=self._threads(table))
-            if isinstance(table, ActionTable) and table.model is not None:
-                self._know(card_of(table.model), table)
-            return place
-        module = build(plan)
+    def _here(self, layer: Layer, table: LayerTable) -> Placed:
+        module, card = build(self.plan(layer, table)), None
         if isinstance(module, PolicyModule) and isinstance(table, ActionTable):
-            self._know(Card(embodiment=module.policy.embodiment, horizon=module.policy.horizon), table)
-        return Here(module) if where == HERE else InThread(module)
+            card = Card(embodiment=module.policy.embodiment, horizon=module.policy.horizon)
+        place: Place = Here(module) if self._where(layer, table.placement) == HERE else InThread(module)
+        return Placed(place=place, placement=table.placement, profile=self._profile(table), card=card)
+
+    def _elsewhere(self, layer: Layer, table: LayerTable) -> Placed:
+        profile = self._profile(table)
+        if table.placement.remote:
+            place, card, digest = self._remote(layer, table)
+            return Placed(place=place, placement=table.placement, profile=profile, card=card, digest=digest)
+        threads = table.placement.threads or (None if self._clock == "wall" else 1)
+        card = card_of(table.model) if isinstance(table, ActionTable) and table.model is not None else None
+        started = InProcess(partial(build, self.plan(layer, table)), start_timeout=START_TIMEOUT, threads=threads)
+        return Placed(place=started, placement=table.placement, profile=profile, card=card)
 
     def _where(self, layer: Layer, placement: Placement) -> str:
         if placement.remote:
@@ -93,17 +129,16 @@ class Opener:
         if where == FITTING:
             return PROCESS if wall else HERE
         if wall and where == HERE:
-            reason = (
-                f'every tick would wait for it on the wall clock: write "{PROCESS}" (or "{THREAD}", or leave it out)'
-            )
+            instead = f'write "{PROCESS}" or "{THREAD}", or leave it out'
+            reason = f"every tick would wait for it on the wall clock: {instead}"
             raise ContractError(self._stack.at(f"{layer}.place"), reason)
         return where
 
     def plan(self, layer: Layer, table: LayerTable) -> Plan:
         """What it takes to build the module of a layer."""
         each = None
-        if isinstance(table, ForesightTable) and self._clock == "virtual" and table.place.profile is not None:
-            each = table.place.profile.quantile(0.5)
+        if isinstance(table, ForesightTable) and self._clock == "virtual" and table.placement.profile is not None:
+            each = table.placement.profile.quantile(0.5)
         known = isinstance(table, CheckTable) and table.calibration is not None
         return plan_of(
             self._stack,
@@ -115,43 +150,33 @@ class Opener:
             each=each,
         )
 
-    def _threads(self, table: LayerTable) -> int | None:
-        given = table.place.threads
-        return given if given is not None else None if self._clock == "wall" else 1
+    def _profile(self, table: LayerTable) -> LatencyProfile | None:
+        if table is self._stack.action and self._latency is not None:
+            return self._latency if isinstance(self._latency, LatencyProfile) else None
+        return table.placement.profile
 
-    def _remote(self, layer: Layer, table: LayerTable) -> Place:
+    def _remote(self, layer: Layer, table: LayerTable) -> tuple[Place, Card | None, str]:
+        """The place, whom its policy is for, and what it is; checked against what the file says."""
         from actloop.serving.place import Remote
 
-        key, placement = self._stack.at(layer), table.place
+        key, placement = self._stack.at(layer), table.placement
         place = Remote(placement.where, token=token_of(placement, key), jpeg_quality=placement.jpeg_quality)
         try:
-            self._fit(layer, table, place.served)
+            served = place.served
+            if served.get("layer") != layer:
+                reason = f"{placement.where} serves the layer {served.get('layer')!r}, not {layer!r}"
+                raise ContractError(f"{key}.place", reason)
+            card = _card(served, f"{key}.place") if isinstance(table, ActionTable) else None
         except BaseException:
             place.close()
             raise
-        return place
+        return place, card, str(served.get("digest", ""))
 
-    def _fit(self, layer: Layer, table: LayerTable, served: Mapping[str, Any]) -> None:
-        """That a server has what the file says."""
-        key = self._stack.at(f"{layer}.place")
-        if served.get("layer") != layer:
-            raise ContractError(key, f"{table.place.where} serves the layer {served.get('layer')!r}, not {layer!r}")
-        if not isinstance(table, ActionTable):
-            return
-        try:
-            card = Card(embodiment=embodiment_from_dict(served["embodiment"]), horizon=int(served["horizon"]))
-        except (KeyError, TypeError, ValueError, ContractError) as error:
-            raise ContractError(key, f"{table.place.where} does not say for which robot its policy is") from error
-        if table is self._stack.action:
-            self._served = str(served.get("digest", ""))
-        self._know(card, table)
-
-    def _know(self, card: Card, table: ActionTable) -> None:
-        """What the loop has to know of the policy; a fallback has to fit the same plan."""
-        if table is self._stack.action:
-            self._actor = card
-        elif self._actor is not None and card.horizon < self._stack.loop.execute_horizon:
-            reason = f"plans {card.horizon} actions, fewer than the {self._stack.loop.execute_horizon} to execute"
+    def _judge_fallback(self, found: Placed) -> None:
+        """A fallback has to fit the same plan."""
+        assert found.card is not None
+        if found.card.horizon < self._stack.loop.execute_horizon:
+            reason = f"plans {found.card.horizon} actions, fewer than the {self._stack.loop.execute_horizon} to execute"
             raise ContractError(self._stack.at("action.fallback"), reason)
 
     def identity(self) -> dict[str, str]:
@@ -159,7 +184,7 @@ class Opener:
         policy = self._served or policy_identity(self._stack.action.model)
         latency = f"{self._clock} clock"
         if self._clock == "virtual":
-            profile = self.profile(self._stack.action)
+            profile = self._profile(self._stack.action)
             latency = "measured" if profile is None else profile.name
         return calibration_identity(self._stack, self._world.embodiment, policy=policy, latency=latency)
 
@@ -179,6 +204,20 @@ def calibration_identity(stack: Stack, embodiment: Embodiment, *, policy: str, l
         "latency": latency,
         "loop": json.dumps({key: loop[key] for key in kept}, sort_keys=True),
     }
+
+
+def _card(served: Mapping[str, Any], path: str) -> Card:
+    try:
+        return Card(embodiment=embodiment_from_dict(served["embodiment"]), horizon=int(served["horizon"]))
+    except (KeyError, TypeError, ValueError, ContractError) as error:
+        raise ContractError(path, "the server does not say for which robot its policy is") from error
+
+
+def _settle(future: "Future[Placed]", make: Callable[[], Placed]) -> None:
+    try:
+        future.set_result(make())
+    except Exception as error:  # told in the order of the layers, once the others have come up
+        future.set_exception(error)
 
 
 def token_of(placement: Placement, key: str) -> str | None:

@@ -85,7 +85,7 @@ class _Reader:
             reason = "a fallback needs to know when the policy is late: give its seconds as `timeout`"
             raise ContractError(table.at("fallback"), reason)
         device = table.text("device", "cpu")
-        return ActionTable(model=self._model(table, place), device=device, place=place, fallback=fallback)
+        return ActionTable(model=self._model(table, place), device=device, placement=place, fallback=fallback)
 
     def _fallback(self, table: Table) -> ActionTable | None:
         if "fallback" not in table or table.value("fallback") == "hold":
@@ -96,7 +96,7 @@ class _Reader:
         place = self._place(inner)
         if place.where == OFFLINE:
             raise ContractError(inner.at("place"), "what acts in an emergency cannot be offline")
-        return ActionTable(model=self._model(inner, place), device=inner.text("device", "cpu"), place=place)
+        return ActionTable(model=self._model(inner, place), device=inner.text("device", "cpu"), placement=place)
 
     def _check(self, plain: object, path: str) -> CheckTable:
         table = Table(plain, path, ("checks", "verifier", "calibration", "every", *_PLACED))
@@ -105,14 +105,14 @@ class _Reader:
             checks=checks_of(table.value("checks"), table.at("checks")),
             verifier=self._path(table, "verifier"),
             calibration=self._path(table, "calibration"),
-            place=self._place(table),
+            placement=self._place(table),
         )
 
     def _foresight(self, plain: object, path: str) -> ForesightTable:
         table = Table(plain, path, (*_THINKS, "imagines", "score", "verifier", "value", "candidates"))
         self.rates["candidates"] = table.whole("candidates", 8, least=2)
         place, score = self._place(table), self._score(table)
-        imagines = self._source(table, "imagines") if "imagines" in table else None
+        imagines = self._source(table, "imagines", self._world) if "imagines" in table else None
         if score == "value" and imagines is None and not place.remote:
             raise ContractError(table.at("score"), "'value' judges imagined frames: name the model that `imagines`")
         return ForesightTable(
@@ -122,7 +122,7 @@ class _Reader:
             verifier=self._path(table, "verifier"),
             value=self._path(table, "value"),
             device=table.text("device", "cpu"),
-            place=place,
+            placement=place,
         )
 
     def _semantic(self, plain: object, path: str) -> SemanticTable:
@@ -132,31 +132,31 @@ class _Reader:
         known_tasks = table.value("known") == TASK if "known" in table else True
         place = self._place(table)
         return SemanticTable(
-            model=self._model(table, place),
+            model=self._model(table, place, world=""),
             device=table.text("device", "cpu"),
             prompts=_prompts(table),
             known=() if known_tasks else table.texts("known"),
             known_tasks=known_tasks,
             max_tokens=table.whole("max_tokens", 48, least=1),
-            place=place,
+            placement=place,
         )
 
-    def _model(self, table: Table, place: Placement) -> Source | None:
+    def _model(self, table: Table, place: Placement, *, world: str | None = None) -> Source | None:
         """None where a server has the model, and the file does not name it."""
         if place.remote and "model" not in table:
             return None
-        return self._source(table, "model")
+        return self._source(table, "model", self._world if world is None else world)
 
     def _score(self, table: Table) -> str | Source:
         score = table.text("score", SCORES[-1])
         if FACTORY.fullmatch(score):
-            return self._source(table, "score")
+            return self._source(table, "score", "")
         if score not in SCORES:
             raise UnknownNameError(table.at("score"), score, (*SCORES, "module:function"))
         return score
 
-    def _source(self, table: Table, key: str) -> Source:
-        return source_of(table.text(key), folder=self._folder, world=self._world, path=table.at(key))
+    def _source(self, table: Table, key: str, world: str) -> Source:
+        return source_of(table.text(key), folder=self._folder, world=world, path=table.at(key))
 
     def _path(self, table: Table, key: str) -> Path | None:
         return (self._folder / table.text(key)).absolute() if key in table else None

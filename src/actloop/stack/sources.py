@@ -62,8 +62,8 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def source_of(text: str, *, folder: Path, world: str, path: str) -> Source:
-    """What a text means in a file of `folder` about `world`.
+def source_of(text: str, *, folder: Path, path: str, world: str = "") -> Source:
+    """What a text means in a file of `folder`; with `world`, it may be the name of a policy that ships for that one.
 
     Raises:
         UnknownNameError: a bare name that nothing ships under.
@@ -75,7 +75,7 @@ def source_of(text: str, *, folder: Path, world: str, path: str) -> Source:
     if name in shipped:
         return Source(text=text, target=str(shipped[name]), mode=mode, path=path)
     target = folder / name
-    if WORD.fullmatch(name) and not target.exists():
+    if world and WORD.fullmatch(name) and not target.exists():
         raise UnknownNameError(f"{path}, policy shipped for {world!r}", name, shipped)
     return Source(text=text, target=str(target.absolute()), mode=mode, path=path)
 

@@ -1,7 +1,7 @@
 """How late the ticks are on this machine, and what the loop itself costs, beside a model that computes all the time.
 
-    Arm robot (2 cameras, 8 components) <--ticks--> run_episode <--shared memory--> process: a busy module
-                                                        `--> Journal
+Arm robot (2 cameras, 8 components) <--ticks--> run_episode <--shared memory--> process: a busy module
+                                                    `--> Journal
 """
 
 import gc
@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,20 @@ from typing import Literal
 
 import numpy as np
 
-from actloop.contracts import Action, ActionChunk, Camera, Embodiment, Observation, Outcome, Part, Prediction, Space, Task
+from actloop.contracts import (
+    Action,
+    ActionChunk,
+    Camera,
+    Embodiment,
+    Observation,
+    Outcome,
+    Part,
+    Prediction,
+    Space,
+    Task,
+)
 from actloop.errors import ActloopError, ContractError
-from actloop.loop.clock import WallClock
+from actloop.loop.clock import WallClock, real_time
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.inference import Live
@@ -112,13 +123,18 @@ def bench_loop(
     arms: Sequence[Arm] = ARMS,
     seconds: float = 10.0,
     think: float = 0.1,
+    spin: float = 0.0,
+    priority: int = 0,
 ) -> Iterator[LoopTiming]:
     """Run every arm at every rate, one after the other.
 
     Args:
         rates: in Hz.
+        arms: ways to run the loop.
         seconds: of each episode.
         think: seconds of computing per answer; the module is asked again at once.
+        spin: of the clock, see `WallClock`; not where an arm rests.
+        priority: real-time priority of the ticks alone, 1 to 99; 0 for none.
 
     Raises:
         ContractError: a number is out of range.
@@ -129,13 +145,13 @@ def bench_loop(
             raise ContractError(f"bench.{what}", f"expected at least {least:g}, got {list(values)}")
     for rate in rates:
         for arm in arms:
-            yield _timed(arm, rate, seconds, think)
+            clock = RestingClock(1 / rate) if arm.rests else WallClock(spin=spin)
+            yield _timed(arm, rate, seconds, think, clock, priority)
 
 
-def _timed(arm: Arm, hz: float, seconds: float, think: float) -> LoopTiming:
+def _timed(arm: Arm, hz: float, seconds: float, think: float, clock: WallClock, priority: int) -> LoopTiming:
     body = arm_body(hz)
     horizon = max(8, math.ceil(AHEAD * think * hz))
-    clock = RestingClock(body.period) if arm.rests else WallClock()
     meter = Meter(clock.now)
     limits = Limits.of(body, velocity={"joints": 2.0}, acceleration={"joints": 15.0}, jerk={"joints": 500.0})
     config = LoopConfig(execute_horizon=1, limits=limits if arm.limits else None)
@@ -143,7 +159,8 @@ def _timed(arm: Arm, hz: float, seconds: float, think: float) -> LoopTiming:
     world = MeteredWorld(StillArm(body, task), meter)
     with tempfile.TemporaryDirectory() as folder, _placed(arm, hz, horizon, think) as place:
         gc.collect()
-        with Journal(Path(folder) / "events.jsonl") as journal:
+        journal_at = Path(folder) / "events.jsonl"
+        with Journal(journal_at) as journal, real_time(priority) if priority else nullcontext():
             result = run_episode(
                 world,
                 Known(body, horizon),
@@ -242,12 +259,11 @@ class StillArm:
 
 
 class Thinker:
-    """A module that computes for `think` seconds and answers with a smooth motion; each chunk goes on from the last."""
+    """A module that computes for `think` seconds and answers with a smooth motion, from where the arm was seen."""
 
     def __init__(self, hz: float, horizon: int, think: float, work: WORK) -> None:
         self._hz, self._horizon, self._think = hz, horizon, think
         self._work = _matrices if work == "matrices" else _python
-        self._phases = np.arange(JOINTS) / 2.0
 
     def start(self, instruction: str, *, seed: int) -> None:
         """Nothing is remembered."""
@@ -257,9 +273,10 @@ class Thinker:
         while time.perf_counter() < until:
             self._work()
         obs = question.observation
-        ticks = obs.tick + 1 + np.arange(self._horizon)
-        joints = 0.5 * np.sin(2 * np.pi * 0.2 * ticks[:, None] / self._hz + self._phases) - 0.5 * np.sin(self._phases)
-        closed = (ticks[:, None] / self._hz % 4.0 > 2.0).astype(np.float64)
+        times = (obs.tick + 1 + np.arange(self._horizon)) / self._hz
+        speeds = 0.6 * np.sin(2 * np.pi * 0.2 * times)  # radians per second, of every joint
+        joints = obs.state[:JOINTS] + np.cumsum(speeds)[:, None] / self._hz
+        closed = (times % 4.0 > 2.0).astype(np.float64)[:, None]
         chunk = ActionChunk(
             actions=np.concatenate([joints, closed], axis=1).astype(np.float32),
             anchor=obs.tick,
@@ -273,6 +290,7 @@ class RestingClock(WallClock):
     """Sleeps for what is left of a period since it last woke, whatever the grid says: the drift that this makes."""
 
     def __init__(self, period: float) -> None:
+        super().__init__()
         self._period = period
         self._woken = self.now()
 

@@ -1,7 +1,7 @@
 """Times of the ticks of an episode, taken from outside the loop: at its clock and at its world.
 
-    sleep_until returns -- observe -- ... the loop's own work ... -- apply -- ... -- sleep_until is called
-    |<- lateness of the wake                own cost: all of it but the world's calls                  |
+sleep_until returns -- observe -- ... the loop's own work ... -- apply -- ... -- sleep_until is called
+|<- lateness of the wake                own cost: all of it but the world's calls                  |
 """
 
 import time

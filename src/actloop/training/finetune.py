@@ -5,6 +5,7 @@ data     = "datasets/kitchen"                a LeRobot v3 dataset
 prompts  = "prompts.safetensors"             contexts of its instructions, where the policy reads contexts
 variant  = "fast"                            default: the policy's
 upright  = true                              recorded frames are upright where the policy's body turns them
+committed_max = 8                            train to continue up to 8 given actions; default: as the policy
 
 [fields]                                     which feature is what; cameras under the names of the policy's body
 cameras = { front = "observation.images.top", wrist = "observation.images.wrist" }
@@ -44,7 +45,19 @@ from actloop.training.train import train
 Recipe = TypeVar("Recipe", TrainConfig, LoraRecipe)
 
 CODE = ("model", "lora")  # of a recipe: not values of its table
-KEYS = ("init", "data", "prompts", "variant", "upright", "fields", "recipe", "body", "mosaic", "gripper")
+KEYS = (
+    "init",
+    "data",
+    "prompts",
+    "variant",
+    "upright",
+    "committed_max",
+    "fields",
+    "recipe",
+    "body",
+    "mosaic",
+    "gripper",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +69,7 @@ class FinetuneConfig:
     prompts: Path | None = None
     variant: str = ""
     upright: bool = False
+    committed_max: int | None = None
     fields: FieldMap | None = None
     recipe: Mapping[str, Any]
     body: Embodiment | None = None
@@ -87,6 +101,7 @@ def read_config(path: str | Path) -> FinetuneConfig:
         prompts=None if prompts is None else path.parent / str(prompts),
         variant=str(plain.get("variant", "")),
         upright=_flag(plain, "upright", path),
+        committed_max=_count(plain, "committed_max", path),
         fields=_fields(plain.get("fields"), str(path)),
         recipe=dict(plain.get("recipe", {})),
         body=None if "body" not in plain else embodiment_from_dict(plain["body"]),
@@ -111,6 +126,8 @@ def finetune(
     model = policy.model.config
     if config.variant:
         model = replace(model, variant=config.variant)
+    if config.committed_max is not None:
+        model = replace(model, committed_max=config.committed_max)
     if config.body is not None:
         model = replace(model, action_dim=config.body.action.size, state_dim=config.body.state.size)
     recipe = recipe_of(config.recipe, model, light=light)
@@ -200,6 +217,13 @@ def _flag(plain: Mapping[str, Any], key: str, path: Path) -> bool:
     value = plain.get(key, False)
     if not isinstance(value, bool):
         raise ContractError(f"{path}: {key}", f"expected true or false, got {value!r}")
+    return value
+
+
+def _count(plain: Mapping[str, Any], key: str, path: Path) -> int | None:
+    value = plain.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ContractError(f"{path}: {key}", f"expected a whole number, got {value!r}")
     return value
 
 

@@ -103,7 +103,11 @@ def _by_episode(found: np.ndarray, samples: Samples, rollouts: Sequence[Rollout]
         series = [values for episode, values in loud.items() if rollouts[episode].disturbance == kind]
         heard = [int((values > threshold).argmax()) for values in series if (values > threshold).any()]
         delay = float(np.median(heard)) if heard else math.nan
-        report[kind] = {"recall": round(len(heard) / len(series), 3), "episodes": len(series), "median ticks": _rounded(delay)}
+        report[kind] = {
+            "recall": round(len(heard) / len(series), 3),
+            "episodes": len(series),
+            "median ticks": _rounded(delay),
+        }
     return report
 
 

@@ -26,7 +26,7 @@ class JudgeRecipe:
     imagines: bool = True
     blind: float = 0.3
     """Share of training samples whose imagined view is taken away."""
-    pixels: int = 64
+    pixels: int = 32
     """A side of the pictures that the network sees."""
     seed: int = 0
     threads: int = 1
@@ -40,28 +40,33 @@ def fit(
     network: Judge,
     frames: Frames,
     samples: Samples,
-    groups: Sequence[tuple[np.ndarray, float]],
+    groups: Sequence[tuple[np.ndarray, np.ndarray, float]],
     recipe: JudgeRecipe,
     progress: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """Minimise the cross-entropy on batches drawn from `groups` (rows, share of the batch); the loss of every step."""
+    """Minimise the cross-entropy; the loss of every step.
+
+    A batch is drawn from `groups`: rows of the samples, their chances within the group, the group's share.
+    """
     rng = np.random.default_rng([recipe.seed, 1])
     torch.manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1
     )
-    drawn = [(rows, share) for rows, share in groups if len(rows)]
-    shares = np.array([share for _, share in drawn])
+    drawn = [group for group in groups if len(group[0])]
+    shares = np.array([share for *_, share in drawn])
     network.train()
     losses = []
     for step in range(recipe.steps):
         counts = rng.multinomial(recipe.batch_size, shares / shares.sum())
-        rows = np.concatenate([rng.choice(group, count) for (group, _), count in zip(drawn, counts, strict=True)])
+        rows = np.concatenate(
+            [rng.choice(rows, n, p=chances) for (rows, chances, _), n in zip(drawn, counts, strict=True)]
+        )
         views = samples.views[rows].copy()
         if views.shape[1] == len(VIEWS):
             views[rng.random(len(rows)) < recipe.blind, -1] = -1
-        logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows], rng=rng)
+        logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows])
         loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(samples.target[rows]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -81,14 +86,9 @@ def answer(
     views: np.ndarray,
     numbers: np.ndarray,
     words: np.ndarray,
-    *,
-    rng: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """The logits for rows of frames; with `rng`, under slightly other light."""
+    """The logits for rows of frames."""
     shown = frames.pixels[np.maximum(views, 0)].swapaxes(1, 2)
-    if rng is not None:
-        light = rng.uniform(0.92, 1.08, (len(views), 1, 1, 1, 1, 1)).astype(np.float32)
-        shown = np.clip(shown * light, 0, 255).astype(np.uint8)
     absent = views < 0
     shown[np.broadcast_to(absent[:, None], shown.shape[:3])] = 0
     if views.shape[1] == len(VIEWS):

@@ -27,7 +27,7 @@ from actloop.contracts import ActionChunk, Embodiment, Future, Observation, Pred
 from actloop.errors import DataError
 from actloop.models.judge import resized
 from actloop.models.text import Vocabulary
-from actloop.models.verifier import moment_numbers, nearest_imagined, path_of
+from actloop.models.verifier import moment_numbers, nearest_imagined, path_of, strayed_by
 from actloop.training.rollouts import Rollout
 
 FITS = "fits"
@@ -192,10 +192,8 @@ class Frames:
         imagined = [start + np.arange(p * f).reshape(p, f) for start, (p, f) in zip(starts[:-1], shapes, strict=True)]
         for rollout, first, rows in zip(rollouts, seen, imagined, strict=True):
             for place, name in enumerate(names):
-                for tick, frame in enumerate(rollout.images[name]):
-                    pixels[first + tick, place] = resized(frame, size)
-                for row, index in zip(rows.flat, np.ndindex(*rows.shape), strict=True):
-                    pixels[row, place] = resized(rollout.imagined[name][index], size)
+                pixels[first : first + rollout.ticks + 1, place] = resized(rollout.images[name], size)
+                pixels[rows, place] = resized(rollout.imagined[name], size)
         return cls(pixels=pixels, seen=seen, imagined=imagined)
 
 
@@ -238,10 +236,25 @@ def told_by(
     return Told(
         embodiment=embodiment,
         vocabulary=Vocabulary.of(texts, max_tokens=max(len(text.split()) for text in texts)),
-        normalizers={"state": mean_std(states), "path": mean_std(np.concatenate(rests))},
+        normalizers={
+            "state": mean_std(states),
+            "path": mean_std(np.concatenate(rests)),
+            "strayed": _strayed(rollouts, embodiment),
+        },
         horizon=horizon,
         imagines=imagines,
     )
+
+
+def _strayed(rollouts: Sequence[Rollout], embodiment: Embodiment) -> Normalizer:
+    """How far the state usually strays from what was sent, while nothing disturbs it."""
+    found = [
+        strayed_by(evidence(rollout, moment, embodiment), embodiment)
+        for episode, rollout in enumerate(rollouts)
+        for moment in moments(rollout, episode, embodiment.control_hz)
+        if moment.kind == FITS and moment.now > rollout.asked[moment.plan]
+    ]
+    return mean_std(np.stack(found)) if found else mean_std(np.zeros((1, embodiment.state.size), np.float32))
 
 
 def verifier_samples(

@@ -41,7 +41,7 @@ from actloop.training.moments import (
 from actloop.training.rollouts import Rollout, collect, read_rollouts
 
 HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom succeed at: rolled out a third as often
-SHARES = {"disturbed": 0.25, "perturbed": 0.2, "failure": 0.05}  # of a batch; the rest is executable
+SHARES = {"disturbed": 0.35, "perturbed": 0.12, "failure": 0.03}  # of a batch; the rest is executable
 
 ARMS = ("fast", "no-cotrain", "action-conditioned", "joint")  # whose rollouts the shipped judges learned from
 VERIFIER, VALUE = JudgeRecipe(), JudgeRecipe(steps=800)
@@ -153,14 +153,23 @@ def train_verifier(
     return Verifier(_judging(network, told, said), horizon=told.horizon), report
 
 
-def _verifier_groups(samples: Samples) -> list[tuple[np.ndarray, float]]:
-    """Half of a batch is executable; every disturbance has the same share, however rare it is."""
+def _verifier_groups(samples: Samples) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Rows, how likely each is, and the share of a batch, by kind.
+
+    Every disturbance has the same share, however rare it is; and every lead within a kind, or the verifier would learn
+    that chunks executed for long are the disturbed ones.
+    """
     kinds = sorted(set(samples.kind))
     disturbed = [kind for kind in kinds if kind not in (FITS, "failure", *PERTURBED)]
     shares = {FITS: 1 - sum(SHARES.values()), "failure": SHARES["failure"]}
     shares |= {kind: SHARES["perturbed"] / len(PERTURBED) for kind in PERTURBED}
     shares |= {kind: SHARES["disturbed"] / len(disturbed) for kind in disturbed}
-    return [(np.flatnonzero(samples.kind == kind), shares[kind]) for kind in kinds]
+    groups = []
+    for kind in kinds:
+        rows = np.flatnonzero(samples.kind == kind)
+        likely = 1.0 / np.bincount(samples.lead[rows])[samples.lead[rows]]
+        groups.append((rows, likely / likely.sum(), shares[kind]))
+    return groups
 
 
 def train_value(
@@ -188,7 +197,10 @@ def train_value(
     )
     frames = Frames.of(train, embodiment, network.config.pixels)
     samples = value_samples(train, frames, told, usual)
-    groups = [(np.flatnonzero(samples.kind == kind), share) for kind, share in (("seen", 0.75), ("imagined", 0.25))]
+    groups = []
+    for kind, share in (("seen", 0.75), ("imagined", 0.25)):
+        rows = np.flatnonzero(samples.kind == kind)
+        groups.append((rows, np.full(len(rows), 1.0 / max(len(rows), 1)), share))
     losses = fit(network, frames, samples, groups, recipe, progress)
     report = value_report(network, check, told, usual)
     said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}

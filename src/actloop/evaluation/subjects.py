@@ -1,0 +1,256 @@
+"""What an arm runs: a policy by itself, or a stack file with all its layers; both meet the same episodes.
+
+source --open_subject--> Subject --run(world, task, seed, latency)--> EpisodeResult
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from actloop.checks.conformal import TooFewEpisodes
+from actloop.contracts import Embodiment, Observation, Policy, Task, World
+from actloop.errors import ContractError
+from actloop.evaluation.arms import one_thread, open_policy
+from actloop.loop.config import LoopConfig
+from actloop.loop.episode import run_episode
+from actloop.loop.events import Subscriber
+from actloop.loop.latency import LatencyProfile, measure
+from actloop.loop.result import EpisodeResult
+from actloop.stack.calibrating import Calibrated, calibrate_stack
+from actloop.stack.declared import Stack
+from actloop.stack.describing import describe_stack
+from actloop.stack.opened import OpenStack, open_stack
+from actloop.stack.reader import read_stack
+
+STACK = ".toml"
+CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compares on those
+ClockKind = Literal["virtual", "paused"]
+
+
+class Subject(Protocol):
+    """One arm, opened in this process for one condition."""
+
+    @property
+    def embodiment(self) -> Embodiment: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for the report and to tell whether a run may be continued."""
+        ...
+
+    def understands(self, task: Task) -> None:
+        """Raise where it does not take a task's instruction."""
+        ...
+
+    def measure(self, observation: Observation, task: Task) -> LatencyProfile:
+        """Its action layer's calls, timed on this machine."""
+        ...
+
+    def run(
+        self,
+        world: World,
+        task: Task,
+        *,
+        seed: int,
+        latency: LatencyProfile,
+        loop: LoopConfig,
+        filmed: bool,
+        subscribers: Sequence[Subscriber],
+    ) -> EpisodeResult: ...
+
+    def close(self) -> None: ...
+
+
+class PolicySubject:
+    """A policy in the plain loop."""
+
+    def __init__(self, policy: Policy[Any], clock: ClockKind) -> None:
+        self._policy, self._clock = policy, clock
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return self._policy.embodiment
+
+    @property
+    def horizon(self) -> int:
+        return self._policy.horizon
+
+    def describe(self) -> dict[str, Any]:
+        describe = getattr(self._policy, "describe", None)
+        return dict(describe()) if callable(describe) else {}
+
+    def understands(self, task: Task) -> None:
+        self._policy.start(task.instruction, seed=0)
+
+    def measure(self, observation: Observation, task: Task) -> LatencyProfile:
+        with one_thread():
+            return measure(self._policy, observation, instruction=task.instruction)
+
+    def run(
+        self,
+        world: World,
+        task: Task,
+        *,
+        seed: int,
+        latency: LatencyProfile,
+        loop: LoopConfig,
+        filmed: bool,
+        subscribers: Sequence[Subscriber],
+    ) -> EpisodeResult:
+        with one_thread():
+            return run_episode(
+                world,
+                self._policy,
+                task,
+                seed=seed,
+                latency=latency,
+                config=loop,
+                clock="paused" if self._clock == "paused" else None,
+                subscribers=subscribers,
+            )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class StackSubject:
+    """A stack file. Its own loop settings stand; the condition's latency is that of its action layer."""
+
+    def __init__(self, opened: OpenStack) -> None:
+        self._opened = opened
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return self._opened.embodiment
+
+    @property
+    def horizon(self) -> int:
+        return self._opened.horizon
+
+    def describe(self) -> dict[str, Any]:
+        return stack_identity(self._opened.stack)
+
+    def understands(self, task: Task) -> None:
+        """A policy that does not take it says so in its first episode: its layer may run anywhere."""
+
+    def measure(self, observation: Observation, task: Task) -> LatencyProfile:
+        return self._opened.measure(observation, task.instruction)
+
+    def run(
+        self,
+        world: World,
+        task: Task,
+        *,
+        seed: int,
+        latency: LatencyProfile,
+        loop: LoopConfig,
+        filmed: bool,
+        subscribers: Sequence[Subscriber],
+    ) -> EpisodeResult:
+        own = self._opened.loop
+        config = replace(own, imagine=own.imagine or filmed, observe_every=loop.observe_every)
+        return self._opened.run(task, seed=seed, world=world, config=config, subscribers=subscribers)
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where the arms of a comparison act: the world's name and options, and the clock."""
+
+    world: str
+    options: Mapping[str, object]
+    clock: ClockKind
+
+    def stack(self, source: str) -> Stack:
+        """The stack of a file, in this world in place of its own, undisturbed.
+
+        Raises:
+            DataError, ContractError: as `read_stack`; or it is for a real robot.
+        """
+        stack = read_stack(source)
+        if stack.world.real:
+            raise ContractError(f"arm {source}", "is for a robot; a comparison runs in a simulated world")
+        own = replace(stack.world, name=self.world, options=dict(self.options), tasks=(), faults=())
+        return replace(stack, world=own)
+
+
+def open_subject(
+    source: str,
+    setting: Setting,
+    world: World,
+    *,
+    latency: LatencyProfile | None = None,
+    calibration: Path | None = None,
+) -> Subject:
+    """What a source names.
+
+    Args:
+        source: a stack file, a checkpoint, or `module:function`.
+        setting: of the comparison.
+        world: that it will act in; made as the setting says.
+        latency: of a stack's action layer; None for the file's.
+        calibration: of a stack's checks; None for the file's, or for checks that raise no alarm.
+
+    Raises:
+        ActloopError: as `open_policy` and `open_stack`.
+    """
+    if not source.endswith(STACK):
+        return PolicySubject(open_policy(source), setting.clock)
+    stack = setting.stack(source)
+    return StackSubject(open_stack(stack, clock=setting.clock, world=world, latency=latency, calibration=calibration))
+
+
+def stack_identity(stack: Stack) -> dict[str, Any]:
+    """A stack as the report knows it: its layers say where prediction lives; with digests of all its files."""
+    described = describe_stack(stack)
+    asked = [layer for layer in stack.layers if layer not in stack.offline]
+    return {"stack": described, "digest": _digest(described), "layers": asked}
+
+
+def source_identity(source: str) -> dict[str, Any]:
+    """What a source is, without a world."""
+    if source.endswith(STACK):
+        return stack_identity(read_stack(source))
+    return PolicySubject(open_policy(source), "virtual").describe()
+
+
+def needs_calibration(source: str) -> bool:
+    """Whether it is a stack whose checks are asked and have no calibration of their own."""
+    if not source.endswith(STACK):
+        return False
+    stack = read_stack(source)
+    return stack.check is not None and "check" not in stack.offline and stack.check.calibration is None
+
+
+def calibrate_source(
+    source: str, setting: Setting, tasks: Sequence[Task], *, alpha: float, episodes: int, latency: LatencyProfile
+) -> Calibrated:
+    """A calibration of a stack's checks under one condition, from `episodes` of each task on seeds of their own.
+
+    Raises:
+        ContractError: too few episodes succeeded for the rate.
+    """
+    try:
+        return calibrate_stack(
+            setting.stack(source),
+            alpha=alpha,
+            episodes=episodes,
+            seed=CALIBRATION_SEED,
+            tasks=tasks,
+            clock=setting.clock,
+            latency=latency,
+        )
+    except TooFewEpisodes as error:
+        reason = f"its checks cannot be calibrated for {latency.name}: {error}; ask for more calibration episodes"
+        raise ContractError(f"arm {source}", reason) from error
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
