@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from fake_robot import FakeArm
 
-from actloop.contracts import ActionChunk, Committed, Embodiment, Frame, Future, Observation, Prediction
+from actloop.contracts import ActionChunk, Committed, Embodiment, Frame, Future, Observation, Prediction, World
 from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld
 from actloop.simulation.robot import robot_from_toml
 from actloop.testing.fakes import CountingPolicy
@@ -194,6 +194,34 @@ def waving() -> CountingPolicy:
         return np.linspace(obs.state, obs.state + 1.0, horizon, dtype=np.float32)
 
     return CountingPolicy(body, horizon=8, actions=wave)
+
+
+def save_judges(folder: Path, world: World) -> None:
+    """A random verifier and a random value for a world."""
+    import torch
+
+    from actloop.actions.normalizers import Normalizer
+    from actloop.models.judge import Judge, JudgeConfig, Judging
+    from actloop.models.text import Vocabulary
+    from actloop.models.value import Value, save_value
+    from actloop.models.verifier import Verifier, numbers_size, save_verifier
+
+    body, horizon = world.embodiment, 16
+    words = Vocabulary.of([task.instruction for task in world.tasks.values()], max_tokens=16)
+
+    def scaled(size: int) -> Normalizer:
+        return Normalizer(method="mean_std", offset=(0.0,) * size, scale=(1.0,) * size)
+
+    def judging(views: int, numbers: int) -> Judging:
+        torch.manual_seed(0)
+        sizes = {"cameras": len(body.cameras), "views": views, "numbers": numbers, "tokens": 16, "pixels": 16}
+        network = Judge(JudgeConfig(words=words.size, channels=8, **sizes)).eval()
+        normalizers = {name: scaled(body.state.size) for name in ("state", "strayed")}
+        normalizers["path"] = scaled(body.action.size)
+        return Judging(network=network, embodiment=body, vocabulary=words, normalizers=normalizers, facts={})
+
+    save_verifier(Verifier(judging(3, numbers_size(body, horizon)), horizon=horizon), folder / "verifier.safetensors")
+    save_value(Value(judging(1, body.state.size)), folder / "value.safetensors")
 
 
 def save_tiny_vlm(folder: Path) -> None:

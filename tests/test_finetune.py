@@ -153,6 +153,8 @@ def test_another_robot_must_be_declared(place: Path) -> None:
         ),
         ("init = 'policy.safetensors'\ndata = 'same'\nupright = 'no'", ContractError, "true or false"),
         ("init = 'policy.safetensors'\ndata = 'same'\ngripper = 'robosuite'", ContractError, "body"),
+        ("init = 'policy.safetensors'\ndata = 'same'\ncommitted_max = 'all'", ContractError, "whole number"),
+        ("init = 'policy.safetensors'\ndata = 'same'\ncommitted_max = 99", ContractError, "left to decide"),
         (
             "init = 'policy.safetensors'\ndata = 'other'\n" + OTHER_BODY.replace("20.0", "30.0"),
             ContractError,

@@ -17,6 +17,8 @@ from actloop.cli import commands
 ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch",
+    "msgpack",
+    "websockets",
     "mujoco",
     "pyarrow",
     "av",

@@ -198,8 +198,9 @@ def events() -> list[dict[str, Any]]:
     def ticked(tick: int, hold: str, plan: int, index: int, age: float | None) -> dict[str, Any]:
         return {"event": "ticked", "tick": tick, "hold": hold, "plan": plan, "index": index, "age": age}
 
-    asked = {"event": "requested", "why": "first"}
-    came = {"event": "replied", "skipped": 0, "reason": ""}
+    asked = {"event": "requested", "layer": "action", "tick": 0, "why": "first", "deadline": None}
+    came = {"event": "replied", "layer": "action", "skipped": 0, "reason": "", "error": "", "latency": 0.1}
+    came |= {"actions": None, "considered": 0, "text": "", "done": None, "readings": []}
     return [
         {"event": "started", "period": 0.1, "horizon": 2},
         {**asked, "plan": 0, "time": 0.0},
@@ -227,7 +228,7 @@ def test_the_timeline_shows_asking_dropping_and_holding() -> None:
         ("end failure", 1),
     ):
         assert drawing.count(f'class="{shape}"') == count, shape
-    assert "dropped at 0.30 s (older)" in drawing
+    assert "answer dropped at 0.30 s, 100 ms later (older)" in drawing
     assert "up to 200 ms" in drawing
     assert timeline([], class_="a0", title="") == ""
 

@@ -4,11 +4,30 @@ import math
 from collections.abc import Mapping, Sequence
 
 from actloop.checks.calibration import Calibration
+from actloop.checks.cameras import FrozenCamera
 from actloop.checks.evidence import Check, Evidence, Reading, Score
+from actloop.checks.grasp import Grasp
+from actloop.checks.pictures import Foresight
+from actloop.checks.plans import Disagreement
+from actloop.checks.proprioception import Proprioception
 from actloop.contracts import Embodiment
-from actloop.errors import ContractError
+from actloop.errors import ContractError, UnknownNameError
 
 PREFIX = "check."
+
+
+def checks_named(names: Sequence[str], embodiment: Embodiment) -> list[Check]:
+    """Fresh checks with their defaults: `proprioception`, `grasp`, `frozen-camera`, `disagreement`, `foresight.CAMERA`.
+
+    Raises:
+        UnknownNameError: no check of that name for this body.
+    """
+    known: list[Check] = [Proprioception(), Grasp(), FrozenCamera(), Disagreement()]
+    by_name = {check.name: check for check in [*known, *(Foresight(camera=one.name) for one in embodiment.cameras)]}
+    for name in names:
+        if name not in by_name:
+            raise UnknownNameError("checks", name, by_name)
+    return [by_name[name] for name in names]
 
 
 class Checker:

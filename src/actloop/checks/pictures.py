@@ -18,8 +18,8 @@ from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import Embodiment, Frame, Future, Observation
 from actloop.errors import ContractError
 
-View = Literal["colour", "gradient", "structure"]
-VIEWS: tuple[View, ...] = ("colour", "gradient", "structure")
+View = Literal["colour", "gradient"]
+VIEWS: tuple[View, ...] = ("colour", "gradient")
 Embed = Callable[[Frame], np.ndarray]
 NOTHING = 0.02  # of full brightness: changes below it are noise, and no prediction is asked to beat it
 _KEPT = 8  # plans whose futures are not due yet
@@ -75,7 +75,6 @@ class Foresight:
 
         colour       root mean square difference of cell means, brightness in 0..1
         gradient     the same of the differences between neighbouring cells, in grey: edges, not light
-        structure    1 - SSIM over the cells, in grey
 
     With `relative` it is divided by the same distance from the anchor's picture to the real one plus 0.02: near 0 for
     a perfect prediction, about 1 where expecting no change at all would have done as well. Plans that a newer one
@@ -99,8 +98,8 @@ class Foresight:
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
             raise ContractError(f"check.{self.name}.view", f"expected one of {VIEWS}, got {self.view!r}")
-        if self.cell < 1 or (self.view == "structure" and self.cell < 2):
-            raise ContractError(f"check.{self.name}.cell", f"too small for {self.view}: {self.cell}")
+        if self.cell < 1:
+            raise ContractError(f"check.{self.name}.cell", f"expected 1 pixel or more, got {self.cell}")
 
     @property
     def name(self) -> str:
@@ -177,9 +176,7 @@ class LatentForesight:
 def difference(one: Frame, other: Frame, view: View, cell: int) -> float:
     """How different two pictures of one size are, 0 for the same; see `Foresight`."""
     first, second = one.astype(np.float64) / 255, other.astype(np.float64) / 255
-    if view == "structure":
-        return _dissimilarity(_cells(first.mean(axis=2), cell), _cells(second.mean(axis=2), cell))
-    first, second = _cells(first, cell).mean(axis=(1, 3)), _cells(second, cell).mean(axis=(1, 3))
+    first, second = _means(first, cell), _means(second, cell)
     if view == "colour":
         return float(np.sqrt(np.mean((first - second) ** 2)))
     off = first.mean(axis=2) - second.mean(axis=2)
@@ -187,20 +184,10 @@ def difference(one: Frame, other: Frame, view: View, cell: int) -> float:
     return float(np.sqrt(np.mean(edges**2))) if edges.size else 0.0
 
 
-def _cells(image: np.ndarray, cell: int) -> np.ndarray:
-    """`(rows, cell, columns, cell, ...)`; a rest at the right and lower edge that fills no cell is left out."""
+def _means(image: Float[np.ndarray, "height width colour"], cell: int) -> Float[np.ndarray, "rows columns colour"]:
+    """Means of square cells; a rest at the right and lower edge that fills no cell is left out."""
     height, width = image.shape[0] // cell * cell, image.shape[1] // cell * cell
     if height == 0 or width == 0:
         raise ContractError("check.foresight.cell", f"{cell} pixels do not fit a picture of {image.shape[:2]}")
-    return image[:height, :width].reshape(height // cell, cell, width // cell, cell, *image.shape[2:])
-
-
-def _dissimilarity(one: np.ndarray, other: np.ndarray) -> float:
-    """1 - SSIM, with the usual constants for brightness in 0..1, over cells that do not overlap."""
-    light, contrast = 0.01**2, 0.03**2
-    mean, mean_other = one.mean(axis=(1, 3)), other.mean(axis=(1, 3))
-    both = (one * other).mean(axis=(1, 3)) - mean * mean_other
-    spread = one.var(axis=(1, 3)) + other.var(axis=(1, 3))
-    similar = (2 * mean * mean_other + light) * (2 * both + contrast)
-    similar /= (mean**2 + mean_other**2 + light) * (spread + contrast)
-    return float(1.0 - similar.mean())
+    cells = image[:height, :width].reshape(height // cell, cell, width // cell, cell, -1)
+    return np.asarray(cells.mean(axis=(1, 3)))

@@ -14,33 +14,50 @@ from actloop.errors import ContractError
 _SMALLEST = 1e-3  # of the largest scale: a component that never strayed has none of its own
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """A part that is both commanded and measured. `rate` turns a command into a step; 0: it is a target."""
+
+    command: slice
+    measured: slice
+    rate: float
+    scale: np.ndarray
+
+    def off(self, now: State, before: State, sent: Float[np.ndarray, "ticks action"], lag: int) -> np.ndarray:
+        """Measured now minus the nearest point of the path of what was sent since `before`."""
+        first, told = before[None, self.measured].astype(np.float64), sent[:, self.command].astype(np.float64)
+        path = first + self.rate * np.cumsum(told, axis=0) if self.rate else told
+        points = np.concatenate([first, path])[-(lag + 1) :] / self.scale
+        return _off(now[self.measured] / self.scale, points) * self.scale
+
+
 @dataclass(slots=True)
 class _Body:
+    """What an episode has shown so far, for as long as it can matter."""
+
     embodiment: Embodiment | None = None
+    compared: list[_Compared] = field(default_factory=list)
     seen: dict[int, State] = field(default_factory=dict)
     sent: dict[int, Action] = field(default_factory=dict)
 
-    def learn(self, evidence: Evidence, window: int) -> None:
-        """Remember what was measured, and what was sent in which tick, for as long as it can matter."""
+    def since(self, evidence: Evidence, window: int) -> tuple[State, Float[np.ndarray, "ticks action"]] | None:
+        """The latest pose of `window` ticks ago or more, or else the oldest, since when all that was sent is known."""
         obs, first = evidence.observation, evidence.anchor.tick
         self.sent |= {first + index: sent for index, sent in enumerate(evidence.sent)}
         self.seen |= {first: evidence.anchor.state, obs.tick: obs.state}
-        oldest = min(obs.tick - 4 * window, first)
-        self.sent = {tick: sent for tick, sent in self.sent.items() if tick >= oldest}
-        self.seen = {tick: seen for tick, seen in self.seen.items() if tick >= oldest}
-
-    def path(self, now: int, window: int) -> tuple[State, Float[np.ndarray, "ticks action"]] | None:
-        """The latest pose of `window` ticks ago or more, or else the oldest, since when all that was sent is known."""
-        since, best = [], None
-        for tick in range(now - 1, min(self.seen, default=now) - 1, -1):
+        for memory in (self.sent, self.seen):
+            for tick in [tick for tick in memory if tick < min(obs.tick - 4 * window, first)]:
+                del memory[tick]
+        sent, found = [], None
+        for tick in range(obs.tick - 1, min(self.seen) - 1, -1):
             if tick not in self.sent:
                 break
-            since.append(self.sent[tick])
+            sent.append(self.sent[tick])
             if tick in self.seen:
-                best = self.seen[tick], np.stack(since[::-1])
-                if now - tick >= window:
+                found = self.seen[tick], np.stack(sent[::-1])
+                if obs.tick - tick >= window:
                     break
-        return best
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,49 +103,50 @@ class Proprioception:
         Raises:
             ContractError: a part that was named cannot be compared, or there are not as many scales as components.
         """
-        measured = {part.name: part.size for part in embodiment.state.parts}
+        measured = {part.name: part for part in embodiment.state.parts}
         for name in self.parts or ():
             size = embodiment.action.slice(name)
-            if measured.get(name) != size.stop - size.start:
+            if name not in measured or measured[name].size != size.stop - size.start:
                 raise ContractError(f"check.{self.name}.parts", f"no state part {name!r} of the action part's size")
-        count = sum(part.size for part in self._compared(embodiment))
+        parts = [
+            part
+            for part in embodiment.action.parts
+            if (part.name in self.parts if self.parts is not None else not part.name.startswith(GRIPPER))
+            and part.name in measured
+            and measured[part.name].size == part.size
+        ]
+        count = sum(part.size for part in parts)
         if self.scales is not None and len(self.scales) != count:
             raise ContractError(f"check.{self.name}.scales", f"expected {count}, got {len(self.scales)}")
-        self._body.embodiment = embodiment
+        scales, compared = iter(self.scales or ()), []
+        widths = ranges(embodiment.state)
+        for part in parts:
+            where = embodiment.state.slice(part.name)
+            own = np.array([next(scales) for _ in part.low]) if self.scales else np.full(part.size, widths[where].max())
+            rate = _rate(part, measured[part.name], embodiment.period)
+            compared.append(_Compared(embodiment.action.slice(part.name), where, rate, own))
+        self._body.embodiment, self._body.compared = embodiment, compared
         self._body.seen, self._body.sent = {}, {}
 
     def score(self, evidence: Evidence) -> Score | None:
-        embodiment = known(self._body.embodiment, self.name)
-        path = self._since(evidence)
-        residual = self._residual(evidence.observation, path)
-        if path is None or residual is None:
+        known(self._body.embodiment, self.name)
+        since = self._body.since(evidence, max(self.window, self.lag))
+        if since is None or not self._body.compared:
             return None
-        value = float(np.sqrt(np.mean((residual / self._scale(embodiment)) ** 2)))
-        return Score(value=value, lead=len(path[1]))
+        scale = np.concatenate([part.scale for part in self._body.compared])
+        value = float(np.sqrt(np.mean((self._residual(evidence.observation, *since) / scale) ** 2)))
+        return Score(value=value, lead=len(since[1]))
 
     def residual(self, evidence: Evidence) -> Float[np.ndarray, "compared"] | None:
         """In the place of `score`: measured minus expected, in physical units, in the order of the action's parts."""
-        return self._residual(evidence.observation, self._since(evidence))
-
-    def _since(self, evidence: Evidence) -> tuple[State, Float[np.ndarray, "ticks action"]] | None:
-        window = max(self.window, self.lag)
-        self._body.learn(evidence, window)
-        return self._body.path(evidence.observation.tick, window)
+        known(self._body.embodiment, self.name)
+        since = self._body.since(evidence, max(self.window, self.lag))
+        return None if since is None or not self._body.compared else self._residual(evidence.observation, *since)
 
     def _residual(
-        self, obs: Observation, since: tuple[State, Float[np.ndarray, "ticks action"]] | None
-    ) -> Float[np.ndarray, "compared"] | None:
-        embodiment = known(self._body.embodiment, self.name)
-        compared = self._compared(embodiment)
-        if not compared or since is None:
-            return None
-        scale, residuals, start = self._scale(embodiment), [], 0
-        for part in compared:
-            measured = obs.state[embodiment.state.slice(part.name)].astype(np.float64)
-            path = _path(*since, embodiment, part)[-(self.lag + 1) :]
-            residuals.append(_off(measured, path, scale[start : start + part.size]))
-            start += part.size
-        return np.concatenate(residuals)
+        self, obs: Observation, before: State, sent: Float[np.ndarray, "ticks action"]
+    ) -> Float[np.ndarray, "compared"]:
+        return np.concatenate([part.off(obs.state, before, sent, self.lag) for part in self._body.compared])
 
     def whitened(self, residuals: Sequence[Float[np.ndarray, "compared"]]) -> "Proprioception":
         """This check with its scales measured: the root mean square of each component over undisturbed moments.
@@ -142,48 +160,19 @@ class Proprioception:
         floor = _SMALLEST * (float(rms.max()) or 1.0)
         return replace(self, scales=tuple(float(value) for value in np.maximum(rms, floor)))
 
-    def _compared(self, embodiment: Embodiment) -> list[Part]:
-        measured = {part.name: part.size for part in embodiment.state.parts}
-        return [
-            part
-            for part in embodiment.action.parts
-            if (part.name in self.parts if self.parts is not None else not part.name.startswith(GRIPPER))
-            and measured.get(part.name) == part.size
-        ]
 
-    def _scale(self, embodiment: Embodiment) -> Float[np.ndarray, "compared"]:
-        if self.scales is not None:
-            return np.array(self.scales)
-        states = ranges(embodiment.state)
-        parts = self._compared(embodiment)
-        return np.concatenate([np.full(part.size, states[embodiment.state.slice(part.name)].max()) for part in parts])
+def _rate(part: Part, measured: Part, period: float) -> float:
+    if part.kind == "delta":
+        return 1.0
+    return period if part.kind == "velocity" and measured.unit != part.unit else 0.0
 
 
-def _path(
-    before: State, sent: Float[np.ndarray, "ticks action"], embodiment: Embodiment, part: Part
-) -> Float[np.ndarray, "points part"]:
-    """Where the part was to be after each tick since it was at `before`, which is the first point."""
-    measured = next(one for one in embodiment.state.parts if one.name == part.name)
-    steps = sent[:, embodiment.action.slice(part.name)].astype(np.float64)
-    first = before[embodiment.state.slice(part.name)].astype(np.float64)
-    if part.kind == "absolute" or (part.kind == "velocity" and measured.unit == part.unit):
-        return np.concatenate([first[None], steps])
-    if part.kind == "velocity":
-        steps = steps * embodiment.period
-    path: Float[np.ndarray, "points part"] = first + np.concatenate([0 * first[None], np.cumsum(steps, axis=0)])
-    return path
-
-
-def _off(
-    point: Float[np.ndarray, "part"], path: Float[np.ndarray, "points part"], scale: Float[np.ndarray, "part"]
-) -> Float[np.ndarray, "part"]:
-    """From the nearest point of the line through `path` to `point`; near as measured in `scale`."""
+def _off(point: Float[np.ndarray, "part"], path: Float[np.ndarray, "points part"]) -> Float[np.ndarray, "part"]:
+    """From the nearest point of the line through `path` to `point`."""
     if len(path) == 1:
         return np.asarray(point - path[0])
-    start, along = path[:-1] / scale, np.diff(path, axis=0) / scale
+    start, along = path[:-1], np.diff(path, axis=0)
     length = np.sum(along**2, axis=1)
-    share = np.sum((point / scale - start) * along, axis=1) / np.where(length > 0, length, 1.0)
-    near = start + np.clip(share, 0.0, 1.0)[:, None] * along
-    off = point / scale - near
-    nearest = int(np.argmin(np.sum(off**2, axis=1)))
-    return np.asarray(off[nearest] * scale)
+    share = np.sum((point - start) * along, axis=1) / np.where(length > 0, length, 1.0)
+    off = point - start - np.clip(share, 0.0, 1.0)[:, None] * along
+    return np.asarray(off[int(np.argmin(np.sum(off**2, axis=1)))])

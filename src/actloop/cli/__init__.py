@@ -21,6 +21,8 @@ EXTRAS = {  # the extra that brings a package, for whoever installed the light c
     "matplotlib": "report",
     "metaworld": "metaworld",
     "mujoco": "simulation",
+    "msgpack": "serving",
+    "websockets": "serving",
     "peft": "training",
     "PIL": "data",
     "pyarrow": "data",

@@ -123,7 +123,7 @@ Arms = Annotated[
     tuple[str, ...],
     arg(
         metavar="NAME[=PATH] ...",
-        help="What to compare: names of shipped ones, NAME=PATH of a checkpoint or a stack file, or NAME=module:function.",
+        help="What to compare: names of shipped ones, NAME=PATH of a checkpoint or a stack, or NAME=module:function.",
         help_behavior_hint="(default: all that ship for the world)",
     ),
 ]

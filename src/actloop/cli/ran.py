@@ -1,4 +1,4 @@
-"""`actloop run` and `actloop serve`: the layers of a stack file, on a world or a robot, or behind a port.
+"""`actloop run`, `serve` and `calibrate`: the layers of a stack file, on a world or a robot, or behind a port.
 
 run_stack --> OUT/run.json (the stack, versions, results so far), OUT/events/<task>-<seed>.jsonl, tables
 """
@@ -29,6 +29,7 @@ from actloop.loop.latency import quantile
 from actloop.loop.questions import LAYERS
 from actloop.loop.result import EpisodeResult
 from actloop.simulation.registry import tasks_of
+from actloop.stack.calibrating import calibrate_stack
 from actloop.stack.declared import CheckTable, Stack
 from actloop.stack.describing import describe_stack
 from actloop.stack.opened import OpenStack, open_stack
@@ -63,7 +64,7 @@ def run_stack(
     out = out or Path("runs", f"{stack.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out / "run.json").exists():
         raise ContractError("--out", f"{out} holds a run already; name another folder")
-    console = Console(quiet=json)
+    console = Console(quiet=json, markup=False, highlight=False)
     with console.status("loading the models"):
         opened = open_stack(stack, clock=clock)
     with opened:
@@ -97,12 +98,50 @@ def serve(path: Path, layer: str, *, host: str, port: int, token_file: Path | No
             token = token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"--token-file: cannot be read ({error})") from error
-    console = Console()
+    console = Console(markup=False, highlight=False)
     with console.status("loading the model"):
         server = serve_layer(read_stack(path), layer, host=host, port=port, token=token)
     with server:
         console.print(f"serving {layer} of {path.name} at {server.url}, to one robot at a time; Ctrl-C ends it")
         server.wait()
+
+
+def calibrate(
+    path: Path,
+    *,
+    tasks: Sequence[str] = (),
+    episodes: int,
+    seed: int,
+    alpha: float,
+    clock: Clock | None = None,
+    out: Path,
+    json: bool = False,
+) -> None:
+    """Run a stack without its faults, and write thresholds for its checks.
+
+    Raises:
+        TooFewEpisodes: fewer succeeded than the rate needs; says how many it needs.
+        ActloopError: the file, the models and the world do not fit together.
+    """
+    stack, console = read_stack(path), Console(quiet=json, markup=False, highlight=False)
+    with console.status("calibrating") as shown:
+        found = calibrate_stack(
+            stack,
+            alpha=alpha,
+            episodes=episodes,
+            seed=seed,
+            tasks=tasks,
+            clock=clock or ("wall" if stack.world.real else "virtual"),
+            progress=lambda run, won: shown.update(f"{run} episodes run, {won} succeeded"),
+        )
+    found.calibration.save(out)
+    guarantee = found.calibration.guarantee
+    if json:
+        print(as_json({"episodes": found.episodes, "successes": found.successes, "guarantee": guarantee, "file": out}))
+        return
+    console.print(f"{found.successes} of {found.episodes} episodes succeeded and were calibrated on")
+    console.print(guarantee.statement)
+    console.print(f"written: {out}; name it as `calibration` in [check]")
 
 
 class _Run:

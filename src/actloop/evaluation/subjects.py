@@ -243,7 +243,7 @@ def calibrate_source(
             alpha=alpha,
             episodes=episodes,
             seed=CALIBRATION_SEED,
-            tasks=tasks,
+            tasks=[task.name for task in tasks],
             clock=setting.clock,
             latency=latency,
         )

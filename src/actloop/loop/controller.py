@@ -88,13 +88,17 @@ class Expected:
     def __init__(self, declared: LatencyProfile | None) -> None:
         self._declared = declared
         self._estimate = LatencyEstimate()
+        self._known: dict[float, float | None] = {}  # quantiles since the last number
 
     def add(self, seconds: float) -> None:
         self._estimate.add(seconds)
+        self._known.clear()
 
     def quantile(self, q: float) -> float | None:
         """Seconds; None while unknown."""
-        return self._declared.quantile(q) if self._declared else self._estimate.quantile(q)
+        if q not in self._known:
+            self._known[q] = (self._declared or self._estimate).quantile(q)
+        return self._known[q]
 
 
 class Controller:

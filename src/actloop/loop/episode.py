@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from actloop.contracts import Action, Clock, Embodiment, Observation, Outcome, Policy, Task, World, embodiment_to_dict
 from actloop.errors import ContractError, MissingDependency
+from actloop.loop.border import Border
 from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, derive_seed, place
 from actloop.loop.controller import Ask, Controller, Refusal, Step
 from actloop.loop.events import (
@@ -131,6 +132,7 @@ class _Run:
         action = layers.inferences["action"]
         self._clock_name, self._latency_name = clock_name(clock, action), action.name
         self._body, self._horizon = world.embodiment, actor.horizon
+        self._border = Border(self._body)
         self._episode, self._ticket_episode = episode, next(_tickets)
         self._controller = Controller(self._body, actor.horizon, config, layers.declared, residual=residual)
         self._controller.reset(self._ticket_episode, task.instruction)
@@ -248,7 +250,7 @@ class _Run:
         return self._observation or self._take(self._world.observe(), tick)
 
     def _take(self, obs: Observation, tick: int) -> Observation:
-        self._body.check(obs)
+        self._border.check(obs)
         if obs.tick != tick:
             raise ContractError("observation.tick", f"expected {tick}, got {obs.tick}")
         self._observation = obs

@@ -1,5 +1,6 @@
 """How an arm follows a path within limits: at a pace along it where one fits, else off it and back."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,8 +102,7 @@ class Follower(Mover):
 
     def _stop_along(self, route: Route) -> list[float]:
         """A stop along the path from here; empty where none fits."""
-        now, change = self._along(route, self._at)
-        progress = route.stop(self._at, now, change)
+        progress = route.stop(self._at, self._pace, self._change)
         fits = len(progress) > 1 and self._keeps(route, progress[1:], route.point(progress[1]) - self.axes.position)
         return progress[1:].tolist() if fits else []
 
@@ -148,9 +148,13 @@ class Follower(Mover):
         exact = not fits and whole and self._unrounded >= 3 and axes.fits_exactly(asked)
         reasons: tuple[str, ...] = ()
         reached, step, off = pace, asked, 0.0
-        if not ((fits or exact) and self._goes_on(route, at, pace, asked) and self._clear(route, at, pace, asked)):
+        if not (quick or self._kept):
+            self._project(route, at)
+        if not ((fits or exact) and self._goes_on(route, at + pace, pace, asked) and self._clear(route, at, pace, asked)):
             if quick:
                 axes.look()
+                if not self._kept:
+                    self._project(route, at)
             reasons = axes.excess(asked) or (("box",) if axes.walled and not fits else ("ahead",))
             reached, step, beside = self._slower(route, at, pace)
             off = float(np.abs(axes.position + step - route.point(at + reached)).max()) if beside else 0.0
@@ -198,8 +202,7 @@ class Follower(Mover):
 
     def _slower(self, route: Route, at: float, pace: float) -> tuple[float, Numbers, bool]:
         """The pace and step along the path that fit, or else those beside it, and whether it is beside."""
-        now, change = self._along(route, at)
-        wanted = max(now + self._towards_pace(route, at, now, change, pace), 0.0)
+        wanted = self._next_pace(route, at, pace, 1.0)
         stop = self._stop[0] - at if self._stop else None
         kept = self._stop
         best = self._fitting(route, at, wanted)
@@ -231,47 +234,39 @@ class Follower(Mover):
             found = route.paces(at, axes.position, axes.speed + axes.least, axes.speed + axes.most, found)
         return None
 
-    def _along(self, route: Route, at: float) -> tuple[float, float]:
-        """The present pace along the path, and its change in the last tick."""
-        if self._kept >= 2:
-            return self._pace, self._change
+    def _project(self, route: Route, at: float) -> None:
+        """Take the present pace along a path, and its change, from the motion."""
         slope = route.slope(at)
         ahead = slope * self._weights
         size = float(ahead @ slope)
-        if size <= TINY:
-            return 0.0, 0.0
-        now = max(float(ahead @ self.axes.speed) / size, 0.0)
-        return now, float(ahead @ (self.axes.acceleration - now * now * route.bend(at))) / size
+        self._pace = max(float(ahead @ self.axes.speed) / size, 0.0) if size > TINY else 0.0
+        bent = self.axes.acceleration - self._pace**2 * route.bend(at)
+        self._change = float(ahead @ bent) / size if size > TINY else 0.0
 
-    def _towards_pace(
-        self, route: Route, at: float, now: float, change: float, pace: float, share: float = 1.0
-    ) -> float:
-        """The next change of the pace on the way to `pace`, or to a share of what the path allows."""
-        segment = route.segment(at)
+    def _next_pace(self, route: Route, at: float, pace: float, share: float) -> float:
+        """The next pace on the way to `pace`, or to a share of what the path allows."""
+        now, segment = self._pace, route.segment(at)
         most, jerk = route.rates(slice(segment, segment + 1), now)
         ramp = 1.0 + most / jerk
         pace = min(pace, share * min(route.allowed(at + now), route.allowed(at + now * ramp)))
         wanted = min(max(ease_one(pace - now, jerk), -most), most)
-        return min(max(wanted, change - jerk), change + jerk)
+        return max(now + min(max(wanted, self._change - jerk), self._change + jerk), 0.0)
 
-    def _goes_on(self, route: Route, at: float, pace: float, step: Numbers) -> bool:
-        """Whether a second step at that pace would be within limits: one does not speed up beyond what it can keep."""
-        if at + 2 * pace > len(route):
+    def _goes_on(self, route: Route, end: float, pace: float, step: Numbers) -> bool:
+        """Whether a second step, at that pace from where the first one ends, would be within limits."""
+        if end + pace > len(route) or pace <= 0.0:
             return True
-        following = route.point(at + 2 * pace) - route.point(at + pace)
-        return self.axes.follows(step, following)
+        return self.axes.follows(step, route.point(end + pace) - route.point(end))
 
     def _clear(self, route: Route, at: float, pace: float, step: Numbers) -> bool:
         """Whether it can still slow down along the path after a step that moves on by `pace`."""
         there = at + pace
         if pace == 1.0 and at == int(at) and route.fine(int(there)):
             return True
-        near = route.until_sharp(max(at - 2.0, 0.0)) <= 6.0 + 2.0 * route.reach(there, pace)
-        if not near and (self._followed >= 3 or pace == 0.0):
+        if route.until_sharp(max(at - 2.0, 0.0)) > 6.0 + 2.0 * route.reach(there, pace):
             self._stop = []
-            return True
-        now, change = self._along(route, at)
-        progress = route.stop(there, pace, pace - now if now else pace)
+            return self._followed >= 3 or self._goes_on(route, there, min(2.0 * pace - self._pace, 1.0), step)
+        progress = route.stop(there, pace, pace - self._pace)
         if not self._keeps(route, progress, step):
             return False
         self._stop = progress[1:].tolist()
@@ -291,12 +286,14 @@ class Follower(Mover):
     def _beside(self, route: Route, at: float, pace: float) -> tuple[float, Numbers]:
         """Off the path: every component on its own to the nearest point of it, which moves on at that pace."""
         axes = self.axes
-        here = route.point(at)
-        ahead = route.slope(at)
-        size = float((ahead * self._weights) @ ahead)
-        near = float((ahead * self._weights) @ (axes.position + axes.speed - here)) / size if size > TINY else 0.0
-        now, change = max(near, 0.0), self._along(route, at)[1]
-        near = min(max(now + self._towards_pace(route, at, now, change, pace, BESIDE), 0.0), pace)
+        here, slope = route.point(at), route.slope(at)
+        error, ahead = axes.position - here, slope * self._weights
+        size = float(ahead @ slope)
+        behind = 0.0
+        if size > TINY:
+            behind = math.sqrt(float((error * self._weights) @ error) / size) - max(float(ahead @ error) / size, 0.0)
+        share = BESIDE * min(max(1.0 - behind / (1.0 + 2.0 * route.reach(at, self._pace)), 0.0), 1.0)
+        near = min(self._next_pace(route, at, pace, share), 1.0, len(route) - at)
         there = route.point(at + near)
         drift = there - here
         bend = route.point(at + 2.0 * near) - there - drift if at + 2.0 * near <= len(route) else np.zeros(len(drift))

@@ -53,9 +53,11 @@ class Path:
     def __init__(self, actions: Float[np.ndarray, "horizon action"], origin: Action, kinds: Kinds) -> None:
         self.actions = np.asarray(actions, dtype=np.float32)
         self.kinds = kinds
-        first = np.where(kinds.delta, 0.0, origin)
-        summed = np.where(kinds.delta, np.cumsum(self.actions, axis=0, dtype=np.float64), self.actions)
-        self.vertices: Float[np.ndarray, "points action"] = np.concatenate([first[None], summed])
+        self.vertices: Float[np.ndarray, "points action"] = np.empty((len(self.actions) + 1, self.actions.shape[1]))
+        self.vertices[0], self.vertices[1:] = origin, self.actions
+        if kinds.delta.any():
+            self.vertices[0, kinds.delta] = 0.0
+            self.vertices[1:, kinds.delta] = np.cumsum(self.actions[:, kinds.delta], axis=0, dtype=np.float64)
         self._switched = kinds.gripper & ~kinds.delta
         self._plain = not (kinds.velocity.any() or kinds.gripper.any())
 

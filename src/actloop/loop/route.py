@@ -68,12 +68,11 @@ class Route:
         fine = (inside & (size <= np.minimum(grid.fastest, -grid.slowest))).all(axis=1)
         fine[1:] &= (np.abs(bends) <= grid.acceleration).all(axis=1)
         fine[2:] &= (np.abs(bends[1:] - bends[:-1]) <= grid.jerk).all(axis=1)
-        ahead = (4.0 + (self.per_acceleration + 2.0 * np.sqrt(self.per_jerk)) / SHARE).tolist()
-        self._fine, rough = [False] * (len(fine) + 1), len(fine) + LONGEST**2
-        for index in range(len(fine) - 1, -1, -1):
-            rough = rough if fine[index] and not self._cut[index + 1] else index
-            self._fine[index] = rough - index > ahead[index]
-        self._fine[-1] = True
+        fine &= ~self._cut[1:]
+        ahead = 4.0 + (self.per_acceleration + 2.0 * np.sqrt(self.per_jerk)) / SHARE
+        index = np.arange(len(fine))
+        rough = np.minimum.accumulate(np.where(fine, len(fine) + LONGEST**2, index)[::-1])[::-1]
+        self._fine = [*(rough - index > ahead).tolist(), True]
 
     def fine(self, index: int) -> bool:
         """Whether everything from a segment on, as far as a stop goes, can be taken at full pace from vertex to vertex."""
@@ -83,12 +82,14 @@ class Route:
         """Fit the spline, and find the paces that it allows."""
         self._smooth = True
         grid, steps, bends = self._grid, self.steps, self.bends
-        scaled = steps / grid.acceleration
-        size = np.einsum("sa,sa->s", scaled, scaled)
-        turn = np.einsum("sa,sa->s", bends / grid.acceleration, bends / grid.acceleration)
-        sharp = (turn > SHARP**2 * np.maximum(size[1:], size[:-1])) & (np.abs(bends) > grid.acceleration).any(axis=1)
+        sharp = (np.abs(bends) > grid.acceleration).any(axis=1)
+        if sharp.any():
+            size = np.square(steps / grid.acceleration).sum(axis=1)
+            turn = np.square(bends / grid.acceleration).sum(axis=1)
+            sharp &= turn > SHARP**2 * np.maximum(size[1:], size[:-1])
+        self._sharp = (np.flatnonzero(sharp) + 1).tolist()
         self._begin, self._end = np.zeros_like(steps), np.zeros_like(steps)
-        corners = [0, *(np.flatnonzero(sharp) + 1).tolist(), len(steps)]
+        corners = [0, *self._sharp, len(steps)]
         for first, last in zip(corners[:-1], corners[1:], strict=True):
             if last - first > 1:
                 curved = _curvature(last - first) @ bends[first : last - 1]
@@ -102,12 +103,9 @@ class Route:
             [self.points[:-1], steps - self._end / 6.0 - self._begin / 3.0, self._begin / 2.0, (self._end - self._begin) / 6.0],
             axis=1,
         )
-        self._sharp = (np.flatnonzero(sharp) + 1).tolist()
-        self._profile(np.abs(bends) * sharp[:, None], curved)
+        self._profile(curved)
 
-    def _profile(
-        self, corners: Float[np.ndarray, "corners axes"], curved: Float[np.ndarray, "segments axes"]
-    ) -> None:
+    def _profile(self, curved: Float[np.ndarray, "segments axes"]) -> None:
         """The steady paces that segments and corners allow, and slowing down in time."""
         grid = self._grid
         fast = np.maximum(self.steps / grid.fastest, self.steps / grid.slowest).max(axis=1)
@@ -116,14 +114,15 @@ class Route:
         self._per_bend = (curved / grid.jerk).max(axis=1)
         need = np.maximum(np.maximum(fast, turned), np.maximum(jolted, 1.0))
         self._steady = (1.0 / need).tolist()
-        cornered = 1.0 / np.maximum((corners / (BENDS * np.minimum(grid.acceleration, grid.jerk))).max(axis=1), 1.0)
-        slowing = (2.0 * SHARE / np.maximum(self.per_acceleration, 2.0 * SHARE)).tolist()
-        limit, self._after, self._slowing = 1.0, [1.0] * len(need), slowing
-        rows = zip(range(len(need) - 1, -1, -1), self._steady[::-1], slowing[::-1], [1.0, *cornered.tolist()[::-1]], strict=True)
-        for index, steady, slower, corner in rows:
-            limit = min(limit, corner)
-            self._after[index] = limit
-            limit = min(steady, math.sqrt(limit * limit + slower))
+        corners = [1.0] * len(need)
+        for index in self._sharp:
+            turn = np.abs(self.bends[index - 1]) / np.minimum(grid.acceleration, grid.jerk)
+            corners[index - 1] = min(1.0, BENDS / max(float(turn.max()), TINY))
+        self._slowing = (2.0 * SHARE / np.maximum(self.per_acceleration, 2.0 * SHARE)).tolist()
+        limit, self._after = 1.0, [1.0] * len(need)
+        for index in range(len(need) - 1, -1, -1):
+            self._after[index] = limit = min(limit, corners[index])
+            limit = min(self._steady[index], math.sqrt(limit * limit + self._slowing[index]))
 
     def allowed(self, at: float) -> float:
         """About the pace at which what follows from progress `at` on can be met, up to 1."""

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from actloop.contracts import Action, ActionChunk, Committed, Embodiment, Observation
 from actloop.errors import ContractError
+from actloop.loop.border import sound
 from actloop.loop.governor import Governor, Limits
 from actloop.loop.joining import Join, Motion, continued, ensembled
 from actloop.loop.path import NEARLY, Kinds, Path
@@ -138,6 +139,7 @@ class Schedule:
         self._body = embodiment
         self._kinds = Kinds.of(embodiment)
         self._any_delta = bool(self._kinds.delta.any())
+        self._size = embodiment.action.size
         self._execute_horizon = execute_horizon
         self._join = join or Join()
         self._max_age = max_age
@@ -271,17 +273,20 @@ class Schedule:
         command = self._pending
         if command is None:
             raise ContractError("schedule.sent", f"tick {self._tick} has no command yet")
-        self._body.action.check(action, f"tick {self._tick}: sent action")
+        if not sound(action, self._size):
+            self._body.action.check(action, f"tick {self._tick}: sent action")
         self._governor.sent(action)
         if not command.hold and self._plan is not None:
             plan = self._plan
             plan.at += command.pace
             if abs(plan.at - round(plan.at)) < NEARLY:
                 plan.at = float(round(plan.at))
-            plan.done += command.action
+            if self._any_delta:
+                plan.done += command.action
             self._executed += 1
             self._progress += command.pace
-        self._moved += action
+        if self._any_delta:
+            self._moved += action
         self._last = (action, *self._last[:2])
         self._pending = None
         self._tick += 1
@@ -373,21 +378,24 @@ class Schedule:
     def _replace(self, ticket: Ticket, raw: Float[np.ndarray, "horizon action"], mark: _Mark, at: float) -> None:
         """Put the plan of `raw` in force, from progress `at` on."""
         kinds = self._kinds
-        meant = np.where(kinds.delta, self._body.action.clip(raw), raw)
+        meant = self._doable(raw)
         if self._plan is not None:
             self._older = [*self._older, self._plan][-8:]
         if self._join.how == "ensemble":
             chunks = [
-                (mark.progress - old.begun, np.where(kinds.delta, self._body.action.clip(old.raw), old.raw))
+                (mark.progress - old.begun, self._doable(old.raw))
                 for old in self._older
                 if mark.progress - old.begun < len(old.raw)
             ]
             meant = ensembled([*chunks, (0.0, meant)], kinds, self._join.decay)
-        whole = Path(meant, np.zeros(self._body.action.size, np.float32), kinds)
-        owed = np.where(kinds.delta, whole.point(at) - (self._moved - mark.moved), 0.0)
+        owed = np.zeros(self._size)
+        if self._any_delta:
+            whole = Path(meant, np.zeros(self._size, np.float32), kinds)
+            owed = np.where(kinds.delta, whole.point(at) - (self._moved - mark.moved), 0.0)
         rest = continued(meant, at, Motion(self._last, owed), kinds, self._join)
         first = int(at)
-        path = Path(rest, self._origin(rest, at - first), kinds) if len(rest) else whole
+        origin = self._origin(rest, at - first) if len(rest) else np.zeros(self._size, np.float32)
+        path = Path(rest if len(rest) else meant, origin, kinds)
         self._plan = _Plan(
             ticket=ticket,
             raw=raw,
@@ -399,6 +407,10 @@ class Schedule:
             end=float(len(rest) or len(raw)),
             done=path.point(at - first if len(rest) else at).copy(),
         )
+
+    def _doable(self, raw: Float[np.ndarray, "horizon action"]) -> Float[np.ndarray, "horizon action"]:
+        """A chunk without deltas beyond the action space: its path must not lead where they will not."""
+        return np.where(self._kinds.delta, self._body.action.clip(raw), raw) if self._any_delta else raw
 
     def _origin(self, rest: Float[np.ndarray, "rest action"], part: float) -> Action:
         """Where the path begins, so that it passes through what was sent last at progress `part` of its first step."""

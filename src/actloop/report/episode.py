@@ -78,7 +78,7 @@ class EpisodeView:
         try:
             self.body: Embodiment = embodiment_from_dict(self.started["body"])
             self.period: float = self.started["period"]
-            self.asked = list(_asked(records))
+            self.asked = questions(records)
             self.stretches = list(_stretches(self.ticks))
         except (KeyError, TypeError) as error:
             raise DataError(f"{name}: not a log of this version ({type(error).__name__}: {error})") from error
@@ -86,7 +86,7 @@ class EpisodeView:
     @property
     def layers(self) -> list[str]:
         """Those that were asked, as they are drawn."""
-        return [layer for layer in LAYERS if any(asked.layer == layer for asked in self.asked)]
+        return layers_of(self.asked)
 
     @property
     def crowded(self) -> set[str]:
@@ -166,8 +166,14 @@ class EpisodeView:
         return f"{word} after {self.ended['time']:.1f} s{reason}"
 
 
-def _asked(records: Sequence[Record]) -> Iterator[Asked]:
+def layers_of(asked: Sequence[Asked]) -> list[str]:
+    """The layers that questions went to, as they are drawn, from above."""
+    return [layer for layer in LAYERS if any(one.layer == layer for one in asked)]
+
+
+def questions(records: Sequence[Record]) -> list[Asked]:
     """Every question with what became of it."""
+    found = []
     replies = {(record["layer"], record["plan"]): record for record in records if record["event"] == "replied"}
     busy: dict[str, float] = {}  # until when the first row of a layer is taken
     for record in records:
@@ -177,7 +183,7 @@ def _asked(records: Sequence[Record]) -> Iterator[Asked]:
         second = record["time"] < busy.get(record["layer"], -math.inf) - 1e-9
         if not second:
             busy[record["layer"]] = math.inf if reply is None else reply["time"]
-        yield Asked(
+        asked = Asked(
             layer=record["layer"],
             plan=record["plan"],
             tick=record["tick"],
@@ -189,6 +195,8 @@ def _asked(records: Sequence[Record]) -> Iterator[Asked]:
             second=second,
             words=_words(record, reply),
         )
+        found.append(asked)
+    return found
 
 
 def _fate(reply: Record | None) -> Fate:

@@ -8,7 +8,7 @@ from actloop.contracts import Frame
 from actloop.errors import DataError
 from actloop.evaluation.film import GAP, require_av
 from actloop.report.episode import EpisodeView
-from actloop.report.episode_drawing import ACROSS, FRAME, Film
+from actloop.report.episode_canvas import ACROSS, FRAME, Film
 
 
 def read_film(video: Path, view: EpisodeView, *, every: bool = False) -> Film:

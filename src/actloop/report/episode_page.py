@@ -16,9 +16,10 @@ import numpy as np
 
 from actloop.errors import ContractError, DataError
 from actloop.loop.replay import read_episodes
-from actloop.report import episode_drawing as drawn
+from actloop.report import episode_canvas as drawn
 from actloop.report.episode import EpisodeView, Record, number
-from actloop.report.episode_drawing import Drawing, Film, facts_line
+from actloop.report.episode_canvas import Film
+from actloop.report.episode_drawing import Drawing, facts_line
 from actloop.report.episode_film import read_film
 from actloop.report.logs import Log
 from actloop.report.markup import table, tag, text

@@ -1,16 +1,17 @@
-"""One episode as swim lanes, from its event log: what was asked, what came back, what the robot did meanwhile."""
+"""One episode as swim lanes, small enough for a comparison: what was asked of each layer, what the robot did meanwhile."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actloop.report.markup import label, line, svg, tag
+from actloop.report.episode import Asked, layers_of, questions
+from actloop.report.markup import label, line, svg, tag, text
 
 Event = Mapping[str, Any]
 LEFT = 104.0
 WIDEST = 1400.0  # user units of the longest episode; shorter ticks beyond it
-LANES = {"ask": 34.0, "executed": 74.0, "hold": 118.0, "age": 142.0}  # top edges
-HEIGHTS = {"ask": 24.0, "executed": 34.0, "hold": 14.0, "age": 44.0}
-BOTTOM = 222.0
+TOP, ASK, LANE = 34.0, 24.0, 30.0  # of the first layer's lane, of its bars, from lane to lane
+BELOW = {"executed": 10.0, "hold": 54.0, "age": 78.0}  # top edges, below the lanes of the layers
+HEIGHTS = {"executed": 34.0, "hold": 14.0, "age": 44.0}
 
 
 def timeline(events: Sequence[Event], *, class_: str, title: str) -> str:
@@ -19,31 +20,45 @@ def timeline(events: Sequence[Event], *, class_: str, title: str) -> str:
     ticks = [event for event in events if event["event"] == "ticked"]
     if started is None or not ticks:
         return ""
-    scale = _Scale(period=started["period"], ticks=len(ticks))
+    asked = questions(events)
+    scale = _Scale(period=started["period"], ticks=len(ticks), layers=layers_of(asked))
     parts = [
         _grid(scale),
-        *_requests(events, scale),
+        *_asked(asked, scale),
         *_executed(ticks, scale, int(started["horizon"])),
         *_holds(ticks, scale),
         *_ages(ticks, scale),
         _end(events, scale),
     ]
-    return svg(scale.width, BOTTOM, *_names(), *parts, label=title, class_=f"timeline {class_}")
+    return svg(scale.width, scale.bottom + 36, *_names(scale), *parts, label=title, class_=f"timeline {class_}")
 
 
 class _Scale:
-    def __init__(self, *, period: float, ticks: int) -> None:
-        self.period, self.ticks = period, ticks
+    def __init__(self, *, period: float, ticks: int, layers: Sequence[str]) -> None:
+        self.period, self.ticks, self.layers = period, ticks, layers
         self.step = max(3.0, min(11.0, (WIDEST - LEFT) / ticks))
         self.width = LEFT + ticks * self.step + 90
+        self._below = TOP + LANE * max(len(layers), 1)
 
     def x(self, time: float) -> float:
         return LEFT + time / self.period * self.step
 
+    def top(self, lane: str) -> float:
+        """Of the lane of a layer, or of one of those below."""
+        return self._below + BELOW[lane] if lane in BELOW else TOP + LANE * self.layers.index(lane)
 
-def _names() -> list[str]:
-    names = {"ask": "model thinks", "executed": "action of chunk", "hold": "held", "age": "age of view"}
-    return [label(name, LEFT - 10, LANES[lane] + HEIGHTS[lane] / 2 + 4, anchor="end") for lane, name in names.items()]
+    @property
+    def bottom(self) -> float:
+        return self.top("age") + HEIGHTS["age"]
+
+
+def _names(scale: _Scale) -> list[str]:
+    names = {layer: "model thinks" if layer == "action" else layer for layer in scale.layers}
+    names |= {"executed": "action of chunk", "hold": "held", "age": "age of view"}
+    return [
+        label(name, LEFT - 10, scale.top(lane) + HEIGHTS.get(lane, ASK) / 2 + 4, anchor="end")
+        for lane, name in names.items()
+    ]
 
 
 def _grid(scale: _Scale) -> str:
@@ -55,56 +70,34 @@ def _grid(scale: _Scale) -> str:
         if whole:
             drawn.append(label(f"{tick // per_second} s", x, 18, anchor="middle"))
         if whole or scale.step >= 6:
-            drawn.append(line(x, 24, x, LANES["age"] + HEIGHTS["age"], "grid second" if whole else "grid"))
+            drawn.append(line(x, 24, x, scale.bottom, "grid second" if whole else "grid"))
     return "".join(drawn)
 
 
-def _requests(events: Sequence[Event], scale: _Scale) -> list[str]:
+def _asked(asked: Sequence[Asked], scale: _Scale) -> list[str]:
     """A bar from each question to its answer; a cross where it was dropped, an open end where none came."""
-    replies = {event["plan"]: event for event in events if event["event"] == "replied"}
     end = scale.ticks * scale.period
     drawn = []
-    top, height = LANES["ask"], HEIGHTS["ask"]
-    for event in events:
-        if event["event"] != "requested":
-            continue
-        reply = replies.get(event["plan"])
-        from_, to = scale.x(event["time"]), scale.x(reply["time"] if reply else end)
-        state = "pending" if reply is None else "accepted" if reply["accepted"] else "dropped"
-        drawn.append(
-            tag(
-                "rect",
-                _hint(event, reply),
-                x=from_,
-                y=top,
-                width=max(to - from_, 2.0),
-                height=height,
-                rx=3,
-                class_=f"ask {state}",
-            )
-        )
+    for one in asked:
+        top = scale.top(one.layer)
+        from_, to = scale.x(one.asked), scale.x(end if one.answered is None else one.answered)
+        state = "dropped" if one.fate == "failed" else one.fate
+        hint = tag("title", text(one.words))
+        bar = {"x": from_, "y": top, "width": max(to - from_, 2.0), "height": ASK, "rx": 3}
+        drawn.append(tag("rect", hint, **bar, class_=f"ask {state}"))
         if state == "dropped":
-            drawn.append(label("×", to - 2, top + height / 2 + 5, anchor="end", class_="cross"))
+            drawn.append(label("×", to - 2, top + ASK / 2 + 5, anchor="end", class_="cross"))
         elif to - from_ > 16:
-            drawn.append(label(event["plan"], (from_ + to) / 2, top + height / 2 + 4, anchor="middle", class_="inside"))
+            drawn.append(label(one.plan, (from_ + to) / 2, top + ASK / 2 + 4, anchor="middle", class_="inside"))
+        if one.alarm:
+            drawn.append(label("!", (from_ + to) / 2, top - 2, anchor="middle", class_="cross"))
     return drawn
-
-
-def _hint(event: Event, reply: Event | None) -> str:
-    said = f"plan {event['plan']}, asked at {event['time']:.2f} s ({event['why']})"
-    if reply is None:
-        said += ", no answer before the end"
-    elif reply["accepted"]:
-        said += f", came at {reply['time']:.2f} s, {reply['skipped']} of its actions were overtaken"
-    else:
-        said += f", dropped at {reply['time']:.2f} s ({reply['reason']})"
-    return tag("title", said)
 
 
 def _executed(ticks: Sequence[Event], scale: _Scale, horizon: int) -> list[str]:
     """Per tick the index of the executed action in its chunk, as a height; neighbouring plans differ in shade."""
     drawn = []
-    bottom = LANES["executed"] + HEIGHTS["executed"]
+    bottom = scale.top("executed") + HEIGHTS["executed"]
     for number, event in enumerate(ticks):
         if event["hold"]:
             continue
@@ -124,7 +117,7 @@ def _holds(ticks: Sequence[Event], scale: _Scale) -> list[str]:
             "rect",
             tag("title", f"tick {event['tick']}: held, {event['hold']}"),
             x=LEFT + number * scale.step + 0.5,
-            y=LANES["hold"],
+            y=scale.top("hold"),
             width=scale.step - 1,
             height=HEIGHTS["hold"],
             class_=f"hold {'starved' if event['hold'] == 'starved' else 'late'}",
@@ -139,7 +132,7 @@ def _ages(ticks: Sequence[Event], scale: _Scale) -> list[str]:
     oldest = max((event["age"] or 0.0 for event in ticks), default=0.0)
     if oldest <= 0:
         return []
-    bottom, height = LANES["age"] + HEIGHTS["age"], HEIGHTS["age"] - 6
+    bottom, height = scale.bottom, HEIGHTS["age"] - 6
     path, pen = [], "M"
     for number, event in enumerate(ticks):
         if event["age"] is None:
@@ -160,8 +153,8 @@ def _end(events: Sequence[Event], scale: _Scale) -> str:
     ended = next((event for event in events if event["event"] == "ended"), None)
     x = LEFT + scale.ticks * scale.step
     if ended is None:
-        return label("log ends", x + 8, LANES["ask"] + 16)
+        return label("log ends", x + 8, TOP + 16)
     word = "success" if ended["success"] else "failure"
-    drawn = line(x, 24, x, LANES["age"] + HEIGHTS["age"], f"end {word}")
-    drawn += label(f"{'✓' if ended['success'] else '✗'} {word}", x + 8, LANES["ask"] + 12, class_=word)
-    return drawn + label(ended["reason"], x + 8, LANES["ask"] + 28)
+    drawn = line(x, 24, x, scale.bottom, f"end {word}")
+    drawn += label(f"{'✓' if ended['success'] else '✗'} {word}", x + 8, TOP + 12, class_=word)
+    return drawn + label(ended["reason"], x + 8, TOP + 28)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from actloop.checks.calibration import Calibration, Scores, calibrate
 from actloop.checks.evidence import Score
-from actloop.contracts import Task
 from actloop.errors import ContractError
 from actloop.loop.events import Event, Replied
 from actloop.loop.latency import LatencyProfile
+from actloop.simulation.registry import tasks_of
 from actloop.stack.declared import Stack
 from actloop.stack.opened import open_stack
 from actloop.stack.placing import ClockName
@@ -44,7 +44,7 @@ def calibrate_stack(
     alpha: float,
     episodes: int,
     seed: int = 0,
-    tasks: Sequence[Task] | None = None,
+    tasks: Sequence[str] = (),
     clock: ClockName = "virtual",
     latency: LatencyProfile | str | None = None,
     fit_share: float = 0.5,
@@ -58,7 +58,7 @@ def calibrate_stack(
         alpha: the share of successful episodes that may raise an alarm.
         episodes: of each task.
         seed: of the first; keep these seeds apart from those that the stack is judged by.
-        tasks: of the world; those of the file where None.
+        tasks: by name, skill or group; those of the file where none is named.
         clock: that the stack will run on.
         latency: of the action layer, as in `open_stack`.
         fit_share: of the episodes, for the normalisers.
@@ -75,7 +75,7 @@ def calibrate_stack(
     kept: list[Scores] = []
     run = 0
     with open_stack(plain, clock=clock, place=place, latency=latency) as opened:
-        for task in opened.tasks if tasks is None else tasks:
+        for task in tasks_of(opened.world, tasks) if tasks else opened.tasks:
             for number in range(seed, seed + episodes):
                 scored = Scored()
                 result = opened.run(task, seed=number, subscribers=(scored,), episode=run)

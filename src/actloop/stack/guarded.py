@@ -16,6 +16,7 @@ class Guarded:
     def __init__(self, world: World) -> None:
         self._world = world
         self._reason = ""
+        self._ticks = 0
 
     @property
     def embodiment(self) -> Embodiment:
@@ -30,18 +31,20 @@ class Guarded:
         self._reason = reason
 
     def reset(self, task: Task, *, seed: int) -> Observation:
+        self._ticks = 0
         return self._world.reset(task, seed=seed)
 
     def observe(self) -> Observation:
         return self._world.observe()
 
     def apply(self, action: Action) -> Action:
+        self._ticks += 1
         return self._world.apply(action)
 
     def outcome(self) -> Outcome | None:
         found = self._world.outcome()
         if found is None and self._reason:
-            return Outcome(success=False, reason=self._reason, time=self._world.observe().time)
+            return Outcome(success=False, reason=self._reason, time=self._ticks * self.embodiment.period)
         return found
 
     def close(self) -> None:

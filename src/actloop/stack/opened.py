@@ -46,7 +46,9 @@ class OpenStack:
         owned: ExitStack,
     ) -> None:
         self._opener = opener
-        self.stack, self.clock, self.world, self.actor = stack, clock, world, layers["action"].card
+        actor = layers["action"].card
+        assert actor is not None, "a policy that is asked was read, or told by its server"
+        self.stack, self.clock, self.world, self.actor = stack, clock, world, actor
         self.loop = replace(stack.loop, limits=limits_of(stack, world.embodiment))
         self._layers = dict(layers)
         self._owned = owned
