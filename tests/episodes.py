@@ -113,7 +113,9 @@ def drawn_config(rng: np.random.Generator) -> LoopConfig:
         limits=one(None, limits),
         stretch=one(1.0, 0.4),
         check_every=int(rng.integers(1, 4)),
-        ladder=LadderConfig(rungs=rungs, settle=int(rng.integers(0, 4)), calm=int(rng.integers(1, 8)), pace=one(1.0, 0.5)),
+        ladder=LadderConfig(
+            rungs=rungs, settle=int(rng.integers(0, 4)), calm=int(rng.integers(1, 8)), pace=one(1.0, 0.5)
+        ),
         budget=one(Budget(), Budget(total=0.8, layers={"check": 0.2, "foresight": 0.5}, window=1.0)),
         candidates=int(rng.integers(1, 5)),
         subtask_every=one(0.0, 1.1),

@@ -1,15 +1,19 @@
 """Models for the tests of stack files; the places of a stack import them from here, in other processes too."""
 
 import os
+import signal
+import threading
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fake_robot import FakeArm
 
 from actloop.contracts import ActionChunk, Committed, Embodiment, Frame, Future, Observation, Prediction, World
+from actloop.loop.events import Event
 from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld
 from actloop.simulation.robot import robot_from_toml
 from actloop.testing.fakes import CountingPolicy
@@ -180,9 +184,29 @@ def nothing() -> str:
     return "no model"
 
 
+class Interrupting(FakeArm):
+    """Ctrl-C comes with the twentieth command."""
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        if len(self.commands) == 19:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().send_action(action)
+
+
 def arm() -> FakeArm:
-    ARMS.append(FakeArm())
+    ARMS.append(Interrupting())
     return ARMS[-1]
+
+
+class AtTick:
+    """A subscriber that does something once, in a thread of its own."""
+
+    def __init__(self, tick: int, action: Callable[[], object]) -> None:
+        self._tick, self._thread = tick, threading.Thread(target=action)
+
+    def on_event(self, event: Event) -> None:
+        if event.kind == "ticked" and event.tick == self._tick:
+            self._thread.start()
 
 
 def waving() -> CountingPolicy:

@@ -103,7 +103,9 @@ def an_action(records):
 
 def a_chunk(records):
     followed = {record["plan"] for record in records if record["event"] == "ticked" and not record["hold"]}
-    place = next((place for place, record in enumerate(records) if record.get("actions") and record["plan"] in followed), None)
+    place = next(
+        (place for place, record in enumerate(records) if record.get("actions") and record["plan"] in followed), None
+    )
     if place is not None:
         records[place]["actions"] = [[number + 0.001 for number in row] for row in records[place]["actions"]]
     return place
@@ -223,7 +225,9 @@ def test_a_log_that_was_cut_off_replays_up_to_its_end(logs, tmp_path):
             cut.write_bytes(whole[:end])
             again = replay(cut)
             assert again.differences == (), (path, end)
-            assert again.ticks == whole[:end].count(b'\n{"event":"ticked"') - (whole[:end].rindex(b"\n") < whole[:end].rfind(b'\n{"event":"ticked"') + 1)
+            assert again.ticks == whole[:end].count(b'\n{"event":"ticked"') - (
+                whole[:end].rindex(b"\n") < whole[:end].rfind(b'\n{"event":"ticked"') + 1
+            )
             assert again.note == "the log ends before the episode does"
 
 

@@ -7,6 +7,7 @@ All checks share one threshold on one scale, calibrated together: the promise co
 normalisers never see the episodes that the threshold comes from, so those stay exchangeable with fresh ones.
 """
 
+import itertools
 import json
 import math
 import os
@@ -81,7 +82,7 @@ class Calibration:
         """How this identity differs from the calibrated one, one line for each name."""
         names = sorted(set(self.identity) | set(identity))
         return [
-            f"{name}: calibrated for {self.identity.get(name, 'nothing')!r}, now {identity.get(name, 'nothing')!r}"
+            f"{name}: calibrated for {_shown(self.identity, name)}, now {_shown(identity, name)}"
             for name in names
             if self.identity.get(name) != identity.get(name)
         ]
@@ -171,17 +172,15 @@ def calibrate(
     """
     if not 0 < fit_share < 1:
         raise ContractError("calibration.fit_share", f"expected a share between 0 and 1, got {fit_share}")
-    order = np.random.default_rng(seed).permutation(len(episodes))
-    count = round(fit_share * len(episodes))
-    fit, rest = [episodes[i] for i in order[:count]], [episodes[i] for i in order[count:]]
     if not 0 < alpha < 1:
         raise ContractError("alpha", f"expected a rate between 0 and 1, got {alpha}")
-    needed = max(math.ceil(episodes_needed(alpha) / (1 - fit_share)), math.ceil(LEAST_FITTED / fit_share))
-    if count < LEAST_FITTED or len(rest) < episodes_needed(alpha):
-        reason = (
-            f"a false-alarm rate of {alpha:g} with {fit_share:.0%} of the episodes fitted needs about {needed} of them"
-        )
-        raise TooFewEpisodes("calibration", f"{reason}, got {len(episodes)}")
+    fitted = _fitted(len(episodes), alpha, fit_share)
+    if fitted is None:
+        needed = next(n for n in itertools.count() if _fitted(n, alpha, fit_share) is not None)
+        wanted = f"a false-alarm rate of {alpha:g}, with {fit_share:.0%} of the episodes to fit on,"
+        raise TooFewEpisodes("calibration", f"{wanted} needs at least {needed} episodes, got {len(episodes)}")
+    order = np.random.default_rng(seed).permutation(len(episodes))
+    fit, rest = [episodes[i] for i in order[:fitted]], [episodes[i] for i in order[fitted:]]
     names = sorted({name for episode in episodes for name, scores in episode.items() if scores})
     normalisers = {}
     for name in names:
@@ -189,11 +188,21 @@ def calibrate(
             normalisers[name] = Normaliser.fit([episode.get(name, ()) for episode in fit], tail=alpha / len(names))
         except ContractError as error:
             raise ContractError(f"calibration.{name}", error.reason) from error
-    unscaled = Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=(), fitted=count)
+    unscaled = Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=(), fitted=fitted)
     maxima = tuple(sorted(unscaled.maximum(episode) for episode in rest))
     if any(math.isnan(value) or value == math.inf for value in maxima):
         raise ContractError("calibration", "scores that are not finite")
-    return Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=maxima, fitted=count)
+    return Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=maxima, fitted=fitted)
+
+
+def _shown(identity: Mapping[str, str], name: str) -> str:
+    return repr(identity[name]) if name in identity else "nothing"
+
+
+def _fitted(episodes: int, alpha: float, share: float) -> int | None:
+    """How many of so many episodes to fit on; None where either part would be too small."""
+    count = round(share * episodes)
+    return count if count >= LEAST_FITTED and episodes - count >= episodes_needed(alpha) else None
 
 
 def _read(plain: Mapping[str, Any]) -> Calibration:

@@ -43,9 +43,8 @@ class Normaliser:
         scores = [score for episode in episodes for score in episode]
         values, leads = np.array([score.value for score in scores]), np.array([score.lead for score in scores])
         if not len(values) or not np.isfinite(values).all():
-            raise ContractError(
-                "calibration", f"expected finite scores, got {len(values)}" if len(values) else "no scores"
-            )
+            got = f"{int((~np.isfinite(values)).sum())} that are not, of {len(values)}" if len(values) else "none"
+            raise ContractError("normaliser", f"expected scores, all finite, got {got}")
         floor = max(0.1 * float(values.std()), RESOLUTION if np.ptp(values) == 0 else 0.0)
         known = sorted({int(lead) for lead in leads})
         near = [values[_nearest(leads, lead)] for lead in known]

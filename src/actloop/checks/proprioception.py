@@ -28,7 +28,7 @@ class _Compared:
         first, told = before[None, self.measured].astype(np.float64), sent[:, self.command].astype(np.float64)
         path = first + self.rate * np.cumsum(told, axis=0) if self.rate else told
         points = np.concatenate([first, path])[-(lag + 1) :] / self.scale
-        return _off(now[self.measured] / self.scale, points) * self.scale
+        return np.asarray(_off(now[self.measured] / self.scale, points) * self.scale)
 
 
 @dataclass(slots=True)

@@ -152,9 +152,7 @@ class Axes:
     def towards(self, index: int, gap: float, drift: float = 0.0, bend: float = 0.0) -> float:
         """The next acceleration of one component to end `gap` further and at rest, relative to a point that moves.
 
-        Args:
-            drift: how far the point moves in this tick.
-            bend: the acceleration of the point. With it, half of the limits are for the approach.
+        The point moves by `drift` in this tick, and `bend` more in the next; then half of the limits are for the way.
         """
         limit, jerk = float(self.grid.acceleration[index]), float(self.grid.jerk[index])
         if drift or bend:

@@ -132,7 +132,9 @@ class Follower(Mover):
         self._at, self._pace, self._change = at + 1.0, 1.0, 0.0
         return True
 
-    def follow(self, path: Path, which: Bool[np.ndarray, "action"], at: float, pace: float, add: Action | None) -> Moved:
+    def follow(
+        self, path: Path, which: Bool[np.ndarray, "action"], at: float, pace: float, add: Action | None
+    ) -> Moved:
         """Move on along a path by up to `pace`; `add` is added to the action."""
         route = self._route_of(path, which, at, add)
         axes = self.axes
@@ -150,7 +152,8 @@ class Follower(Mover):
         reached, step, off = pace, asked, 0.0
         if not (quick or self._kept):
             self._project(route, at)
-        if not ((fits or exact) and self._goes_on(route, at + pace, pace, asked) and self._clear(route, at, pace, asked)):
+        goes_on = (fits or exact) and self._goes_on(route, at + pace, pace, asked)
+        if not (goes_on and self._clear(route, at, pace, asked)):
             if quick:
                 axes.look()
                 if not self._kept:
@@ -300,7 +303,8 @@ class Follower(Mover):
         velocity = self.grid.kinds.velocity
         rows = zip((here - axes.position).tolist(), drift.tolist(), bend.tolist(), strict=True)
         step = axes.speed + [
-            axes.easing(index, row[1]) if velocity[index] else axes.towards(index, *row) for index, row in enumerate(rows)
+            axes.easing(index, row[1]) if velocity[index] else axes.towards(index, *row)
+            for index, row in enumerate(rows)
         ]
         self._stop = []
         return near, step

@@ -83,7 +83,9 @@ class Governor:
         """What to send in this tick.
 
         Args:
-            path: to follow from progress `at` on, by up to `pace`; None where nothing is fresh.
+            path: to follow; None where nothing is fresh.
+            at: progress along it so far.
+            pace: of progress in this tick, at most; where the robot is faster it slows down as its limits allow.
             hold: where the body would hold; without it, and without a path, the robot stops where it can.
             state: as measured in this tick, where known: wanted in the first one, and for the box of delta parts.
             correction: what to add to the action of this tick. Of delta parts it is all that they are behind the path.
@@ -182,5 +184,5 @@ class Governor:
         """What the grippers are asked for in a tick that moves on by `pace`."""
         if path is None:
             return None if hold is None else hold[self._hand]
-        wanted = path.action(at, pace)[self._hand]
+        wanted: Action = path.action(at, pace)[self._hand]
         return wanted if correction is None else wanted + correction[self._hand]

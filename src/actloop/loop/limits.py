@@ -174,7 +174,7 @@ class Grid:
         table = {name: np.array([column[name] for column in columns]) for name in columns[0]}
         return cls(
             kinds=kinds,
-            arm=~kinds.gripper,
+            arm=kinds.gripper if kinds.gripper.all() else ~kinds.gripper,  # a body that is only a gripper is its arm
             positioned=table["positioned"].astype(bool),
             measured=table["measured"].astype(int),
             neutral=table["neutral"],

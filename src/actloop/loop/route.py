@@ -1,11 +1,12 @@
 """A path made ready for the governor: clipped to the box, smooth between its vertices, with what its segments allow.
 
-    sharp corners stay sharp; between them a cubic spline runs through the vertices, so that half the pace needs a
-    quarter of the acceleration and an eighth of the jerk. On a polyline every vertex would be a jolt at any pace.
+Sharp corners stay sharp; between them a cubic spline runs through the vertices, so that half the pace needs a quarter
+of the acceleration and an eighth of the jerk. On a polyline every vertex would be a jolt at any pace.
 """
 
 import bisect
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -75,7 +76,7 @@ class Route:
         self._fine = [*(rough - index > ahead).tolist(), True]
 
     def fine(self, index: int) -> bool:
-        """Whether everything from a segment on, as far as a stop goes, can be taken at full pace from vertex to vertex."""
+        """Whether all from a segment on, as far as a stop goes, can be taken at full pace from vertex to vertex."""
         return self._fine[index]
 
     def _fit(self) -> None:
@@ -90,7 +91,7 @@ class Route:
         self._sharp = (np.flatnonzero(sharp) + 1).tolist()
         self._begin, self._end = np.zeros_like(steps), np.zeros_like(steps)
         corners = [0, *self._sharp, len(steps)]
-        for first, last in zip(corners[:-1], corners[1:], strict=True):
+        for first, last in itertools.pairwise(corners):
             if last - first > 1:
                 curved = _curvature(last - first) @ bends[first : last - 1]
                 self._begin[first + 1 : last], self._end[first : last - 1] = curved, curved
@@ -99,9 +100,9 @@ class Route:
         margin = curved / 8.0
         inside = (self.points[1:] + margin <= self._high) & (self.points[1:] - margin >= self._low)
         self._inside = bool((inside & (self.points[:-1] + margin <= self._high)).all())
+        change = (self._end - self._begin) / 6.0
         self._cubic = np.stack(
-            [self.points[:-1], steps - self._end / 6.0 - self._begin / 3.0, self._begin / 2.0, (self._end - self._begin) / 6.0],
-            axis=1,
+            [self.points[:-1], steps - change - self._begin / 2.0, self._begin / 2.0, change], axis=1
         )
         self._profile(curved)
 

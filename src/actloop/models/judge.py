@@ -119,7 +119,7 @@ class Judge(nn.Module):
         per_camera = torch.cat([points, strongest], dim=1)
         patches = rearrange(functional.relu(self.patches(x)), "(b n) c h w -> b (n c h w)", n=self.config.cameras)
         seen = rearrange(per_camera, "(b n) f -> b (n f)", n=self.config.cameras)
-        gathered = functional.gelu(self.gather(functional.dropout(patches, 0.2, self.training)))
+        gathered = functional.gelu(self.gather(functional.dropout(patches, 0.3, self.training)))
         logit: Tensor = self.head(torch.cat([condition, gathered, seen], dim=1))
         return logit[:, 0]
 
@@ -168,12 +168,12 @@ class Judging:
         self, views: Sequence[Mapping[str, Frame] | None]
     ) -> tuple[UInt8[np.ndarray, "cameras views rows columns 3"], Float[np.ndarray, "views"]]:
         """The views of every camera at the network's size, and which of them are absent (None)."""
-        size, names = self.network.config.pixels, [camera.name for camera in self.embodiment.cameras]
-        out = np.zeros((len(names), len(views), size, size, 3), np.uint8)
-        for index, view in enumerate(views):
-            for place, name in enumerate(names):
-                if view is not None:
-                    out[place, index] = resized(view[name], size)
+        size, cameras = self.network.config.pixels, self.embodiment.cameras
+        out = np.zeros((len(cameras), len(views), size, size, 3), np.uint8)
+        given = [index for index, view in enumerate(views) if view is not None]
+        for place, camera in enumerate(cameras):
+            shown = [view[camera.name] for view in views if view is not None]
+            out[place, given] = resized(np.stack(shown), size) if shown else 0
         return out, np.array([view is None for view in views], np.float32)
 
     @torch.inference_mode()

@@ -64,13 +64,13 @@ class Canvas:
         return mixed
 
     def hint(self, artist: Any, words: str) -> None:
+        """Say in words what an artist shows."""
         name = f"hint-{len(self.hints)}"
         artist.set_gid(name)
         self.hints[name] = words
 
-    # panels
-
     def name(self, axes: Any, text: str) -> None:
+        """The name of a panel, at its left."""
         x = -NAMES / ACROSS
         axes.text(x, 0.5, text, transform=axes.transAxes, ha="right", va="center", linespacing=1.3, parse_math=False)
 
@@ -82,4 +82,5 @@ class Canvas:
             axes.text(1.012, y, words, transform=axes.transAxes, color=colour, va="center", size=7.5, parse_math=False)
 
     def steps(self, axes: Any, values: np.ndarray, **style: Any) -> None:
+        """One value per tick, as a line of steps."""
         axes.step(self.view.edges, np.append(values, values[-1]), where="post", **style)

@@ -24,7 +24,6 @@ class Drawing(Canvas):
 
     def svg(self) -> str:
         """The SVG without a title, on no background."""
-
         import matplotlib
 
         buffer = io.StringIO()

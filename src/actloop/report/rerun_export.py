@@ -27,7 +27,7 @@ def export_rerun(view: EpisodeView, path: Path, *, video: Path | None = None) ->
     """
     rr = _require_rerun()
     path.parent.mkdir(parents=True, exist_ok=True)
-    recording = rr.RecordingStream("actloop", recording_id=None)
+    recording = rr.RecordingStream("actloop")
     recording.save(str(path))
     _ticks(rr, recording, view)
     _checks(rr, recording, view)

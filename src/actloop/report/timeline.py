@@ -1,4 +1,4 @@
-"""One episode as swim lanes, small enough for a comparison: what was asked of each layer, what the robot did meanwhile."""
+"""One episode as swim lanes: what was asked of each layer, what came back, what the robot did meanwhile."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +15,15 @@ HEIGHTS = {"executed": 34.0, "hold": 14.0, "age": 44.0}
 
 
 def timeline(events: Sequence[Event], *, class_: str, title: str) -> str:
-    """The drawing of one episode; empty where the log holds no tick."""
+    """The drawing of one episode; empty where the log holds no tick, or is an older version's."""
     started = next((event for event in events if event["event"] == "started"), None)
     ticks = [event for event in events if event["event"] == "ticked"]
     if started is None or not ticks:
         return ""
-    asked = questions(events)
+    try:
+        asked = questions(events)
+    except KeyError:
+        return ""
     scale = _Scale(period=started["period"], ticks=len(ticks), layers=layers_of(asked))
     parts = [
         _grid(scale),

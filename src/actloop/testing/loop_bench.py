@@ -273,10 +273,10 @@ class Thinker:
         while time.perf_counter() < until:
             self._work()
         obs = question.observation
-        times = (obs.tick + 1 + np.arange(self._horizon)) / self._hz
-        speeds = 0.6 * np.sin(2 * np.pi * 0.2 * times)  # radians per second, of every joint
-        joints = obs.state[:JOINTS] + np.cumsum(speeds)[:, None] / self._hz
-        closed = (times % 4.0 > 2.0).astype(np.float64)[:, None]
+        ahead = (1 + np.arange(self._horizon)) / self._hz
+        joints = np.tile(obs.state[:JOINTS].astype(np.float64), (self._horizon, 1))
+        joints[:, ::2][:, :3], joints[:, 1::2] = circling(joints[0, :6:2], joints[0, 1::2], ahead[:, None])
+        closed = ((obs.tick / self._hz + ahead) % 4.0 > 2.0).astype(np.float64)[:, None]
         chunk = ActionChunk(
             actions=np.concatenate([joints, closed], axis=1).astype(np.float32),
             anchor=obs.tick,
@@ -284,6 +284,14 @@ class Thinker:
             observed_at=obs.time,
         )
         return Answer(prediction=Prediction(chunk=chunk))
+
+
+def circling(x: np.ndarray, y: np.ndarray, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where two joints will be: out of the middle and round in a circle, smooth from rest, as a function of the place."""
+    place = x + 1j * y + 5e-4
+    growth = 0.3 / (1.0 + (0.3 / np.abs(place) - 1.0) * np.exp(-3.0 * ahead))
+    place = growth * np.exp(1j * (np.angle(place) + 2.0 * ahead)) - 5e-4
+    return place.real, place.imag
 
 
 class RestingClock(WallClock):

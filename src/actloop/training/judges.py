@@ -26,6 +26,8 @@ class JudgeRecipe:
     imagines: bool = True
     blind: float = 0.3
     """Share of training samples whose imagined view is taken away."""
+    smoothing: float = 0.0
+    """By how much targets keep away from 0 and 1."""
     pixels: int = 32
     """A side of the pictures that the network sees."""
     seed: int = 0
@@ -67,7 +69,8 @@ def fit(
         if views.shape[1] == len(VIEWS):
             views[rng.random(len(rows)) < recipe.blind, -1] = -1
         logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows])
-        loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(samples.target[rows]))
+        target = recipe.smoothing + (1 - 2 * recipe.smoothing) * samples.target[rows]
+        loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(target.astype(np.float32)))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
