@@ -24,7 +24,7 @@ from actloop.checks.conformal import (
 )
 from actloop.checks.detection import auroc, detection
 from actloop.checks.evidence import Evidence, Score
-from actloop.checks.normaliser import RESOLUTION, Normaliser
+from actloop.checks.normaliser import STILL, Normaliser
 from actloop.contracts import Embodiment
 from actloop.errors import ActloopError, ContractError, UnknownNameError
 
@@ -156,9 +156,20 @@ class TestCalibration:
             calibrate(many(0, 40), identity=IDENTITY, **bad)
 
     def test_refuses_scores_that_are_no_numbers(self) -> None:
-        broken = [{"near": [Score(value=math.nan, lead=1)]} for _ in range(40)]
+        broken = many(0, 40)
+        broken[17]["near"].insert(3, Score(value=math.nan, lead=1))
         with pytest.raises(ContractError, match=r"calibration\.near.*finite"):
             calibrate(broken, alpha=0.1, identity=IDENTITY)
+
+    def test_refuses_checks_that_never_scored(self) -> None:
+        with pytest.raises(ContractError, match="no check scored"):
+            calibrate([{"near": []}] * 40, alpha=0.1, identity=IDENTITY)
+        late = [
+            {**one, "late": [Score(value=1.0, lead=0)] if index == 0 else []} for index, one in enumerate(many(0, 40))
+        ]
+        seed = next(s for s in range(99) if 0 in np.random.default_rng(s).permutation(40)[20:])
+        with pytest.raises(ContractError, match=r"calibration\.late.*none"):
+            calibrate(late, alpha=0.1, identity=IDENTITY, seed=seed)
 
     def test_episodes_without_scores_count_as_quiet(self) -> None:
         episodes: list[Scores] = [*many(0, 60), *({} for _ in range(60))]
@@ -169,11 +180,22 @@ class TestCalibration:
     def test_a_check_that_never_varied_alarms_when_it_does(self) -> None:
         still: list[Scores] = [{"frozen": [Score(value=0.0, lead=0)] * 5, **one} for one in many(5, 80)]
         calibration = calibrate(still, alpha=0.1, identity=IDENTITY)
-        assert calibration.reading("frozen", Score(value=20 * RESOLUTION, lead=0)).alarm
+        assert calibration.reading("frozen", Score(value=20 * STILL, lead=0)).alarm
         assert not calibration.reading("frozen", Score(value=0.0, lead=0)).alarm
 
 
 class TestNormaliser:
+    def test_differences_below_the_resolution_do_not_count(self) -> None:
+        rng = np.random.default_rng(0)
+        rows = rng.uniform(0, 0.001, size=(40, 5))
+        fine, coarse = (
+            Normaliser.fit([[Score(value=float(v), lead=0, resolution=grain) for v in row] for row in rows], tail=0.1)
+            for grain in (0.0, 0.1)
+        )
+        odd = Score(value=0.03, lead=0)
+        assert fine.value(odd) > 30
+        assert coarse.value(odd) < 1 < coarse.value(Score(value=0.2, lead=0))
+
     def test_leads_with_few_scores_borrow_from_their_neighbours(self) -> None:
         scores = [Score(value=float(i % 5), lead=1) for i in range(40)] + [Score(value=100.0, lead=9)]
         fitted = Normaliser.fit([scores], tail=0.1)

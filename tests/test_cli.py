@@ -11,10 +11,7 @@ import pytest
 from actloop.cli import commands, main, options
 from actloop.cli.text import as_json, columns
 
-NAMES = [
-    [*(["data"] if command in commands.IN_DATA else []), commands.command_name(command)]
-    for command in commands.COMMANDS
-]
+NAMES = [[*filter(None, [commands.group_of(command)]), commands.command_name(command)] for command in commands.COMMANDS]
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -363,12 +363,12 @@ def test_bench_times_every_stage() -> None:
 
 
 def test_bench_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show_bench("fastwam", "tiny", batch_sizes=(1,), repeats=1, layers=1, variants=("fast",))
+    show_bench("tiny", batch_sizes=(1,), repeats=1, layers=1, variants=("fast",))
     table = capsys.readouterr().out
     assert "CUT TO 1 of 2 layers" in table
     assert "action step" in table
     assert "first frame" in table
-    show_bench("fastwam", "tiny", batch_sizes=(1,), repeats=1, variants=("fast",), json=True)
+    show_bench("tiny", batch_sizes=(1,), repeats=1, variants=("fast",), json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["cut"] == ""
     assert found["stages"][-1]["variant"] == "fast"
@@ -377,7 +377,7 @@ def test_bench_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_memory_alone_runs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(fastwam_bench, "random_model", lambda *_: pytest.fail("allocated"))
-    show_bench("fastwam", "full", dtype="bfloat16", memory=True)
+    show_bench("full", dtype="bfloat16", memory=True)
     assert "9,999.6" in capsys.readouterr().out
 
 
@@ -405,10 +405,8 @@ def test_bench_refuses(wrong: dict[str, object], said: str) -> None:
 
 
 def test_bench_refuses_names_at_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UnknownNameError, match="fastwam"):
-        show_bench("fastwarm", "tiny")
     with pytest.raises(UnknownNameError, match="bfloat16"):
-        show_bench("fastwam", "tiny", dtype="bfloat61")
+        show_bench("tiny", dtype="bfloat61")
 
 
 def test_bench_says_what_does_not_fit_before_it_allocates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,8 @@ def test_commands_in_the_documents_are_understood(line: str, monkeypatch: pytest
 
     stubs = {command: functools.update_wrapper(lambda *a, **k: understood(), command) for command in commands.COMMANDS}
     monkeypatch.setattr(commands, "COMMANDS", tuple(stubs.values()))
-    monkeypatch.setattr(commands, "IN_DATA", tuple(stubs[command] for command in commands.IN_DATA))
+    groups = {name: (help, tuple(stubs[one] for one in grouped)) for name, (help, grouped) in commands.GROUPS.items()}
+    monkeypatch.setattr(commands, "GROUPS", groups)
     assert commands.run(shlex.split(line)[1:]) == 77
 
 

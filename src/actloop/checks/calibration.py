@@ -176,9 +176,11 @@ def calibrate(
         raise ContractError("alpha", f"expected a rate between 0 and 1, got {alpha}")
     fitted = _fitted(len(episodes), alpha, fit_share)
     if fitted is None:
-        needed = next(n for n in itertools.count() if _fitted(n, alpha, fit_share) is not None)
+        start = int(episodes_needed(alpha) / (1 - fit_share))
+        needed = next(n for n in itertools.count(max(start - 1, 0)) if _fitted(n, alpha, fit_share) is not None)
         wanted = f"a false-alarm rate of {alpha:g}, with {fit_share:.0%} of the episodes to fit on,"
         raise TooFewEpisodes("calibration", f"{wanted} needs at least {needed} episodes, got {len(episodes)}")
+    _refuse_odd(episodes)
     order = np.random.default_rng(seed).permutation(len(episodes))
     fit, rest = [episodes[i] for i in order[:fitted]], [episodes[i] for i in order[fitted:]]
     names = sorted({name for episode in episodes for name, scores in episode.items() if scores})
@@ -190,9 +192,16 @@ def calibrate(
             raise ContractError(f"calibration.{name}", error.reason) from error
     unscaled = Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=(), fitted=fitted)
     maxima = tuple(sorted(unscaled.maximum(episode) for episode in rest))
-    if any(math.isnan(value) or value == math.inf for value in maxima):
-        raise ContractError("calibration", "scores that are not finite")
     return Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=maxima, fitted=fitted)
+
+
+def _refuse_odd(episodes: Sequence[Scores]) -> None:
+    if not any(scores for episode in episodes for scores in episode.values()):
+        raise ContractError("calibration", "no check scored anything in any episode")
+    for episode in episodes:
+        for name, scores in episode.items():
+            if not all(math.isfinite(score.value) for score in scores):
+                raise ContractError(f"calibration.{name}", "expected finite scores, got one that is not")
 
 
 def _shown(identity: Mapping[str, str], name: str) -> str:

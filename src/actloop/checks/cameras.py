@@ -8,6 +8,8 @@ from actloop.checks.described import described, known, need_camera, ranges
 from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import Embodiment, Frame
 
+RESOLUTION = 0.002  # of a range: less motion need not show in a picture
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -53,7 +55,7 @@ class FrozenCamera:
             if last is not None:
                 kept = self._seen.pictures[camera][1]
                 values.append(float((np.abs(obs.state - kept) / ranges(embodiment.state)).max()))
-        return Score(value=max(values), lead=0) if values else None
+        return Score(value=max(values), lead=0, resolution=RESOLUTION) if values else None
 
     def _changed(self, last: Frame, picture: Frame) -> bool:
         if self.noise == 0:

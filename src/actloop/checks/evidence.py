@@ -51,10 +51,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How far reality is from the prediction, `lead` ticks after it was made; scores of one lead are comparable."""
+    """How far reality is from the prediction, `lead` ticks after it was made; scores of one lead are comparable.
+
+    Differences in `value` below `resolution` mean nothing: a calibration takes no spread to be smaller.
+    """
 
     value: float
     lead: int
+    resolution: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from actloop.checks.described import GRIPPER, described, known
 from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import Embodiment, Space
 
+RESOLUTION = 0.1  # of the gap: fingers give that much without losing anything
+
 
 @dataclass(slots=True)
 class _Grip:
@@ -77,7 +79,7 @@ class Grasp:
         score = None
         if grip.held is not None:
             closed = (grip.held - opening) / (grip.held - command)
-            score = Score(value=min(max(0.0, closed), 1.0), lead=0)
+            score = Score(value=min(max(0.0, closed), 1.0), lead=0, resolution=RESOLUTION)
         if grip.resting >= self.rest and opening - command >= self.gap:
             grip.held = opening
         return score

@@ -16,7 +16,7 @@ from actloop.errors import ContractError
 
 ENOUGH = 20  # scores that a lead needs; one with fewer borrows those of the nearest leads
 UPPER = 0.9  # quantile whose distance from the median is a lead's spread: what matters is how far up scores reach
-RESOLUTION = 1e-3  # the spread of a check that never varied: scores should be of the order of one
+STILL = 1e-3  # the spread of a check that never varied and names no resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +35,17 @@ class Normaliser:
 
     @classmethod
     def fit(cls, episodes: Sequence[Sequence[Score]], *, tail: float) -> "Normaliser":
-        """From the scores of one check in successful episodes, those without any left out.
+        """From the finite scores of one check in successful episodes, those without any left out.
 
         Raises:
-            ContractError: no scores, or one that is not finite.
+            ContractError: no scores.
         """
         scores = [score for episode in episodes for score in episode]
         values, leads = np.array([score.value for score in scores]), np.array([score.lead for score in scores])
-        if not len(values) or not np.isfinite(values).all():
-            got = f"{int((~np.isfinite(values)).sum())} that are not, of {len(values)}" if len(values) else "none"
-            raise ContractError("normaliser", f"expected scores, all finite, got {got}")
-        floor = max(0.1 * float(values.std()), RESOLUTION if np.ptp(values) == 0 else 0.0)
+        if not len(values):
+            raise ContractError("normaliser", "expected scores, got none in any episode to fit on")
+        resolution = max(score.resolution for score in scores)
+        floor = max(0.1 * float(values.std()), resolution, STILL if np.ptp(values) == 0 else 0.0)
         known = sorted({int(lead) for lead in leads})
         near = [values[_nearest(leads, lead)] for lead in known]
         medians = tuple(float(np.median(some)) for some in near)

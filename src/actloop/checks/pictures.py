@@ -123,7 +123,7 @@ class Foresight:
         value = difference(imagined, real, self.view, self.cell)
         if self.relative:
             value /= difference(anchor, real, self.view, self.cell) + NOTHING
-        return Score(value=value, lead=lead)
+        return Score(value=value, lead=lead, resolution=NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import ActionChunk, Embodiment
 from actloop.errors import ContractError
 
+RESOLUTION = 0.01  # of a range
 Sample = Callable[[Evidence], Sequence[ActionChunk]]
 
 
@@ -70,7 +71,7 @@ class Disagreement:
         meant = _between(before.actions, np.arange(first, stop) + overtaken.offset)
         apart = (chunk.actions[first:stop] - meant)[:, columns] / ranges(embodiment.action)[columns]
         value = float(np.linalg.norm(apart, axis=1).mean())
-        return Score(value=value, lead=chunk.anchor - before.anchor)
+        return Score(value=value, lead=chunk.anchor - before.anchor, resolution=RESOLUTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ class Spread:
             return None
         columns = chosen(embodiment, self.parts, self.name)
         samples = np.stack([chunk.actions[: self.first] for chunk in self.sample(evidence)])
-        return Score(value=spread(samples[:, :, columns] / ranges(embodiment.action)[columns]), lead=0)
+        value = spread(samples[:, :, columns] / ranges(embodiment.action)[columns])
+        return Score(value=value, lead=0, resolution=RESOLUTION)
 
 
 def spread(chunks: Float[np.ndarray, "samples ticks action"]) -> float:

@@ -11,6 +11,8 @@ from actloop.checks.evidence import Evidence, Score
 from actloop.contracts import Action, Embodiment, Observation, Part, State
 from actloop.errors import ContractError
 
+RESOLUTION = 0.001  # of a range
+WHITENED_RESOLUTION = 0.25  # of the scales that were measured
 _SMALLEST = 1e-3  # of the largest scale: a component that never strayed has none of its own
 
 
@@ -135,7 +137,8 @@ class Proprioception:
             return None
         scale = np.concatenate([part.scale for part in self._body.compared])
         value = float(np.sqrt(np.mean((self._residual(evidence.observation, *since) / scale) ** 2)))
-        return Score(value=value, lead=len(since[1]))
+        resolution = WHITENED_RESOLUTION if self.scales else RESOLUTION
+        return Score(value=value, lead=len(since[1]), resolution=resolution)
 
     def residual(self, evidence: Evidence) -> Float[np.ndarray, "compared"] | None:
         """In the place of `score`: measured minus expected, in physical units, in the order of the action's parts."""

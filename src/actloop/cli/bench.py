@@ -1,4 +1,4 @@
-"""`actloop bench`: how long each stage of a model takes on this machine."""
+"""`actloop bench fastwam`: how long each stage of a model takes on this machine."""
 
 import os
 import platform
@@ -13,12 +13,10 @@ from actloop.errors import UnknownNameError
 from actloop.models.fastwam.memory import Part, memory_report, total_bytes
 from actloop.testing.fastwam_bench import RUNNABLE, SIZES, StageTiming, bench_fastwam, config_of
 
-MODELS = ("fastwam",)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def show_bench(
-    model: str,
     size: str = "small",
     *,
     device: str = "cpu",
@@ -38,11 +36,9 @@ def show_bench(
     `memory`: that alone, so that a size is known before a machine is found for it; nothing runs.
 
     Raises:
-        UnknownNameError: no such model, size, dtype or variant.
+        UnknownNameError: no such size, dtype or variant.
         ContractError: a number out of range, no such device, or not enough memory on it.
     """
-    if model not in MODELS:
-        raise UnknownNameError("model", model, MODELS)
     if dtype is not None and dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     config = config_of(size, layers=layers)

@@ -7,24 +7,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actloop.cli.text import as_json, columns
-from actloop.testing.loop_bench import RATES, LoopTiming, bench_loop
+from actloop.errors import UnknownNameError
+from actloop.testing.loop_bench import ARMS, RATES, LoopTiming, bench_loop
 from actloop.testing.loop_meter import Spread
 
 
 def show_loop_bench(
     rates: Sequence[float] = RATES,
     *,
+    arms: Sequence[str] = (),
     seconds: float = 10.0,
     think_ms: float = 100.0,
     spin_us: float = 0.0,
     priority: int = 0,
     json: bool = False,
 ) -> None:
-    """Print what each arm did at each rate; see `bench_loop`.
+    """Print what each arm did at each rate, all arms where none is named; see `bench_loop`.
 
     Raises:
+        UnknownNameError: no such arm.
         ContractError: a number is out of range, or this user may not have the priority.
     """
+    known = {arm.name: arm for arm in ARMS}
+    for name in arms:
+        if name not in known:
+            raise UnknownNameError("arm", name, known)
+    chosen = [known[name] for name in arms] or ARMS
     about: dict[str, object] = {
         "machine": _processor(),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -39,7 +47,7 @@ def show_loop_bench(
         print(_headline(about), flush=True)
     timings = []
     for timing in bench_loop(
-        rates=rates, seconds=seconds, think=think_ms / 1000, spin=spin_us / 1e6, priority=priority
+        rates=rates, arms=chosen, seconds=seconds, think=think_ms / 1000, spin=spin_us / 1e6, priority=priority
     ):
         timings.append(timing)
         if not json and sys.stderr.isatty():

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from actloop.cli import options
+from actloop.cli import operating, options
 from actloop.cli.text import as_json, from_json
 from actloop.errors import ContractError
 
@@ -270,9 +270,7 @@ def parity(model: options.ParityModel, folder: options.ParityFolder, /, *, json:
     return 0 if show_parity(model, folder, json=json) else 1
 
 
-def bench(
-    model: options.BenchModel,
-    /,
+def fastwam(
     *,
     size: options.Size = "small",
     device: options.Device = "cpu",
@@ -287,7 +285,7 @@ def bench(
     memory: options.MemoryOnly = False,
     json: options.Json = False,
 ) -> None:
-    """Time each stage of a model on this machine.
+    """Time each stage of Fast-WAM on this machine.
 
     Weights are random: they do not change the time.
     """
@@ -295,7 +293,6 @@ def bench(
     from actloop.testing.fastwam_bench import RUNNABLE
 
     show_bench(
-        model,
         size,
         device=device,
         dtype=dtype,
@@ -355,9 +352,18 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     prompts,
     import_,
     parity,
-    bench,
+    operating.run_,
+    operating.serve,
+    operating.calibrate,
+    operating.replay,
+    operating.inspect_,
+    fastwam,
+    operating.loop,
 )
-IN_DATA: tuple[Callable[..., int | None], ...] = (info,)  # `actloop data info`
+GROUPS: dict[str, tuple[str, tuple[Callable[..., int | None], ...]]] = {
+    "data": ("Look into a dataset.", (info,)),
+    "bench": ("Time a model, or the loop, on this machine.", (fastwam, operating.loop)),
+}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -370,18 +376,24 @@ def run(argv: Sequence[str]) -> int:
 
 
 def command_name(command: Callable[..., object]) -> str:
-    """What is typed; `import` is a word of Python's own."""
+    """What is typed; some are words of Python's own."""
     return command.__name__.rstrip("_")
+
+
+def group_of(command: Callable[..., object]) -> str:
+    """The word before it, or empty."""
+    return next((name for name, (_, commands) in GROUPS.items() if command in commands), "")
 
 
 def _commands(*, brief: bool) -> SubcommandApp:
     """The tree of commands; `brief` leaves of each description what fits a list of commands."""
-    app, data = SubcommandApp(), SubcommandApp()
+    app = SubcommandApp()
+    groups = {name: SubcommandApp() for name in GROUPS}
     for command in COMMANDS:
         text = inspect.getdoc(command) or ""
         first = text.partition("\n")[0]
-        group = data if command in IN_DATA else app
-        group.command(name=command_name(command), help=first if brief else text)(command)
-        if group is data:
-            app.command(data, name="data", help="Look into a dataset.")
+        name = group_of(command)
+        groups.get(name, app).command(name=command_name(command), help=first if brief else text)(command)
+        if name and command is GROUPS[name][1][0]:
+            app.command(groups[name], name=name, help=GROUPS[name][0])
     return app

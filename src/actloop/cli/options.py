@@ -76,7 +76,44 @@ ToldIn = Annotated[
 
 ParityModel = Annotated[Positional[str], arg(metavar="MODEL", help="Model to compare: `fastwam`.")]
 ParityFolder = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder of reference numbers and weights.")]
-BenchModel = Annotated[Positional[str], arg(metavar="MODEL", help="Model to time: `fastwam`.")]
+StackFile = Annotated[Positional[Path], arg(metavar="STACK", help="Stack file: the world and the layers, as TOML.")]
+StackEpisodes = Annotated[int, arg(metavar="N", help="Episodes of every task, on consecutive seeds.")]
+StackClock = Annotated[
+    Literal["virtual", "wall"] | None,
+    arg(
+        help="`virtual`: thinking takes its declared time. `wall`: real time.",
+        help_behavior_hint="(default: wall on a robot, virtual elsewhere)",
+    ),
+]
+StackOut = Annotated[
+    Path | None, arg(metavar="FOLDER", help="Folder of logs and results.", help_behavior_hint="(default: under runs/)")
+]
+ServedLayer = Annotated[
+    Positional[Literal["action", "check", "foresight", "semantic"]], arg(metavar="LAYER", help="Layer to serve.")
+]
+Host = Annotated[str, arg(metavar="ADDRESS", help="Address to listen on; beyond this machine a token is needed.")]
+Port = Annotated[int, arg(metavar="N", help="Port to listen on; 0 for any that is free.")]
+TokenFile = Annotated[
+    Path | None, arg(metavar="FILE", help="Holds what clients must show.", help_behavior_hint="(optional)")
+]
+Log = Annotated[Positional[Path], arg(metavar="LOG", help="Event log, or the folder of a run.")]
+LoggedEpisode = Annotated[
+    str, arg(metavar="NAME", help="Which episode of a run.", help_behavior_hint="(default: the only one)")
+]
+Drawing = Annotated[
+    Path | None,
+    arg(metavar="FILE", help="HTML page, PNG or SVG to write.", help_behavior_hint="(default: beside the log)"),
+]
+RerunFile = Annotated[
+    Path | None, arg(metavar="FILE", help="Recording for Rerun (.rrd) to write.", help_behavior_hint="(optional)")
+]
+Rates = Annotated[tuple[float, ...], arg(metavar="HZ ...", help="Control rates.")]
+Seconds = Annotated[float, arg(metavar="S", help="Seconds of each measurement.")]
+ThinkMs = Annotated[float, arg(metavar="MS", help="How long the model beside the loop computes for an answer.")]
+SpinUs = Annotated[float, arg(metavar="US", help="Microseconds before a tick that are waited for without sleeping.")]
+Priority = Annotated[
+    int, arg(metavar="N", help="Real-time priority of the ticking process, where permitted; 0 for none.")
+]
 Size = Annotated[str, arg(metavar="NAME", help="`tiny`, `small`, `full` (LIBERO, 6 B) or `robotwin`.")]
 Device = Annotated[str, arg(metavar="NAME", help="`cpu`, `cuda`, `cuda:1`, ...")]
 BenchDtype = Annotated[

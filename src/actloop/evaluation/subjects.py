@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from actloop.checks.conformal import TooFewEpisodes
 from actloop.contracts import Embodiment, Observation, Policy, Task, World
@@ -30,6 +30,7 @@ CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compare
 ClockKind = Literal["virtual", "paused"]
 
 
+@runtime_checkable
 class Subject(Protocol):
     """One arm, opened in this process for one condition."""
 

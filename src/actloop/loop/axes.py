@@ -8,6 +8,7 @@ from actloop.loop.limits import UNBOUNDED, Grid
 
 Numbers = Float[np.ndarray, "axes"]
 ROOM = 5e-10  # in units of the action per tick: what a step may be bent by to fit
+OVER = 1.0 + 8e-7  # times a limit is at the limit: actions that are meant to be there are rounded to float32
 
 
 class Axes:
@@ -106,7 +107,7 @@ class Axes:
     def fits_exactly(self, step: Numbers) -> bool:
         """`fits` for a step that float32 does not round: the limits themselves, without the room left for rounding."""
         grid, speed, now = self.grid, self.speed, self.acceleration
-        slowest, fastest, most, jerk = grid.allowed
+        slowest, fastest, most, jerk = grid.allowed * OVER
         change = step - speed
         up = np.minimum(np.minimum(most, now + jerk), fastest - speed)
         down = np.maximum(np.maximum(-most, now - jerk), slowest - speed)
@@ -114,15 +115,14 @@ class Axes:
         down = np.maximum(down, np.minimum(-self._eased[2], -grid.jerk))
         up = np.where(self.most < self._most_open, self.most, np.maximum(self.most, up))
         down = np.where(self.least > self._least_open, self.least, np.minimum(self.least, down))
-        room = SLACK * np.maximum(np.abs(self.position), 1.0) + 1e-9 * np.minimum(jerk, 1.0)
-        return bool(((change <= up + room) & (change >= down - room)).all())
+        return bool(((change <= up) & (change >= down)).all())
 
     def follows(self, step: Numbers, following: Numbers) -> bool:
         """Whether one displacement may follow another, as far as acceleration and jerk go."""
         most, jerk = self.grid.allowed[2:]
         change = following - step
         turn = np.abs(change - (step - self.speed))
-        return bool(((np.abs(change) <= most * (1 + 1e-9)) & (turn <= jerk * (1 + 1e-9))).all())
+        return bool(((np.abs(change) <= most * OVER) & (turn <= jerk * OVER)).all())
 
     def excess(self, step: Numbers) -> tuple[str, ...]:
         """Which limits a displacement in the next tick breaks."""
@@ -143,11 +143,11 @@ class Axes:
         slowest, fastest, most, jerk = self.grid.allowed
         speeds = places[1:] - places[:-1]
         changes = speeds[1:] - speeds[:-1]
-        if (np.abs(changes[1:]) > most * (1 + 1e-9)).any():
+        if (np.abs(changes[1:]) > most * OVER).any():
             return False
-        if (np.abs(changes[1:] - changes[:-1]) > jerk * (1 + 1e-9)).any():
+        if (np.abs(changes[1:] - changes[:-1]) > jerk * OVER).any():
             return False
-        return bool(((speeds[2:] <= fastest * (1 + 1e-9)) & (speeds[2:] >= slowest * (1 + 1e-9))).all())
+        return bool(((speeds[2:] <= fastest * OVER) & (speeds[2:] >= slowest * OVER)).all())
 
     def towards(self, index: int, gap: float, drift: float = 0.0, bend: float = 0.0) -> float:
         """The next acceleration of one component to end `gap` further and at rest, relative to a point that moves.

@@ -19,11 +19,11 @@ SLACK = 1e-12
 """Relative rounding allowed in counts of ticks and in solved distances."""
 
 
-def ease(speed: Axes, jerk: Axes) -> Axes:
+def ease(speed: Float[np.ndarray, "*rows axes"], jerk: Axes) -> Float[np.ndarray, "*rows axes"]:
     """The largest braking, with the sign of `speed`, that can be ramped out before the speed changes its sign."""
     size = np.abs(speed)
     ticks = np.floor((np.sqrt(1.0 + 8.0 * size / jerk) - 1.0) / 2.0)
-    braking: Axes = np.copysign(size / (ticks + 1.0) + jerk * ticks / 2.0, speed)
+    braking: Float[np.ndarray, "*rows axes"] = np.copysign(size / (ticks + 1.0) + jerk * ticks / 2.0, speed)
     return braking
 
 

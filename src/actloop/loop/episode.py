@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from actloop.contracts import Action, Clock, Embodiment, Observation, Outcome, Policy, Task, World, embodiment_to_dict
 from actloop.errors import ContractError, MissingDependency
 from actloop.loop.border import Border
+from actloop.loop.clock import undisturbed
 from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, derive_seed, place
 from actloop.loop.controller import Ask, Controller, Refusal, Step
 from actloop.loop.events import (
@@ -101,7 +103,8 @@ def run_episode(
     run = _Run(world, policy, task, seed, config, ticks, asked, subscribers, episode, residual)
     stopped = True
     try:
-        result = run.play()
+        with undisturbed() if clock_name(ticks, runs) == "wall" else nullcontext():
+            result = run.play()
     finally:
         warnings = run.bus.close() + run.warnings
         if owned:

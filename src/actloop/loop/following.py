@@ -191,6 +191,7 @@ class Follower(Mover):
             route = Route(path, which, self.axes)
             shift = np.where(self._summed, self.reported - route.raw(at), 0.0)
             route.move(shift if add is None else shift + add)
+            route.moved = add is not None
             self.path, self._route, self._stop = path, route, []
             self._followed = self._straight = self._kept = 0
         elif add is not None or route.moved:

@@ -79,7 +79,8 @@ class Journal:
         if self._pipe < 0:
             return
         until = time.monotonic() + LAST_WAIT
-        rest = self._rest + (lines.frame({"event": "lost", "count": self._untold}) if self._untold else b"")
+        told = lines.frame({"event": "lost", "count": self._untold}) if self._untold else b""
+        rest = self._rest + told + lines.END
         while rest and not self._broken and (remaining := until - time.monotonic()) > 0:
             if select.select([], [self._pipe], [], remaining)[1]:
                 rest = rest[self._write(rest) :]

@@ -11,7 +11,7 @@ from actloop.contracts import Embodiment, Part
 from actloop.errors import ContractError, UnknownNameError
 from actloop.loop.path import Kinds
 
-Bound = float | Sequence[float] | None
+Bound = float | Sequence[float | None] | None
 """One number for all components of a part, one for each, or None for none."""
 
 UNBOUNDED = 1e9  # stands for no bound, in units per tick: infinity would turn sums into NaN
@@ -116,7 +116,7 @@ def _spread(embodiment: Embodiment, name: str, bounds: Mapping[str, Bound]) -> d
             raise UnknownNameError(f"limits.{name}", part, parts)
         if name in ("low", "high") and parts[part].kind == "velocity":
             raise ContractError(path, "a velocity part has no position to bound; bound its velocity")
-        given = bound if isinstance(bound, Sequence) else [bound] * parts[part].size
+        given = [bound] * parts[part].size if bound is None or isinstance(bound, int | float) else list(bound)
         values = tuple(_number(name, value) for value in given)
         if len(values) != parts[part].size:
             raise ContractError(path, f"expected {parts[part].size} values, got {len(values)}")

@@ -1,6 +1,6 @@
 """Packed events as lines of JSON, and the program that writes them: a `Journal` runs this file as a process.
 
-    stdin: 4 bytes of length, then a packed event, again and again  -->  stdout: the log, one line per event
+    stdin: 4 bytes of length, then a packed event, again and again, then END  -->  stdout: the log, one line per event
 
 It has to start in milliseconds, so it imports nothing but a little of the standard library. Numbers read back exactly:
 float32 with as few digits as that takes, seven or else nine, and floats whole. NaN and infinity are null.
@@ -17,6 +17,7 @@ from struct import Struct
 from typing import Any
 
 HEAD = Struct("<I")
+END = HEAD.pack(0)  # nothing more will come, even if somebody who was forked still holds the pipe
 CHUNK = 1 << 20  # bytes read at once: as much as a pipe can hold
 REST = 0.01  # seconds between two looks into the pipe: the robot's own writing wakes nobody
 SYNC_EVERY = 1.0  # seconds between two times that the disk is told to keep what it has
@@ -34,11 +35,11 @@ def frame(packed: dict[str, Any]) -> bytes:
 
 
 def unframed(data: bytes) -> tuple[list[dict[str, Any]], bytes]:
-    """The packed events in `data`, and what is left of it: the beginning of another one."""
+    """The packed events in `data`, and what is left of it: the beginning of another one, or `END`."""
     found, at = [], 0
     while len(data) - at >= HEAD.size:
         end = at + HEAD.size + HEAD.unpack_from(data, at)[0]
-        if end > len(data):
+        if end > len(data) or end == at + HEAD.size:
             break
         found.append(marshal.loads(data[at + HEAD.size : end]))
         at = end
@@ -46,15 +47,16 @@ def unframed(data: bytes) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def drain(source: int, sink: int) -> None:
-    """Write what comes through the pipe `source` to the file `sink`, until nobody can write to the pipe any more."""
+    """Write what comes through the pipe `source` to the file `sink`, until its end, or until all have closed it."""
     rest, synced = b"", time.monotonic()
-    while data := os.read(source, CHUNK):
+    while rest != END and (data := os.read(source, CHUNK)):
         events, rest = unframed(rest + data)
         _write(sink, "".join(f"{encode(event)}\n" for event in events).encode())
         if time.monotonic() - synced > SYNC_EVERY:
             _sync(sink)
             synced = time.monotonic()
-        time.sleep(REST)
+        if rest != END:
+            time.sleep(REST)
     _sync(sink)
 
 
@@ -91,13 +93,15 @@ def _vector(packed: bytes) -> str:
     """Float32 numbers; seven digits read most of those back that people write."""
     layout, seven, nine = _layout(len(packed) // 4)
     values = layout.unpack(packed)
-    short = [float(text) for text in (seven % values).split(",")] if values else []
-    back = layout.unpack(layout.pack(*short))
+    text = seven % values
+    if "n" in text:  # nan, inf
+        return f"[{','.join(map(_float, values))}]"
+    short = text.split(",") if values else []
+    back = layout.unpack(layout.pack(*map(float, short)))
     if back != values:
         whole = (nine % values).split(",")
-        short = [few if same == value else float(every) for few, every, same, value in zip(short, whole, back, values)]  # noqa: B905
-    text = ",".join(map(float.__repr__, short))
-    return f"[{text}]" if "n" not in text else f"[{','.join(map(_float, values))}]"  # nan, inf
+        short = [few if same == value else every for few, every, same, value in zip(short, whole, back, values)]  # noqa: B905
+    return f"[{','.join(short)}]"
 
 
 @cache

@@ -364,16 +364,17 @@ class Schedule:
         return "" if ticket.plan in self._marks else "plan"
 
     def _checked(self, chunk: ActionChunk, tick: int) -> Float[np.ndarray, "horizon action"]:
-        path = f"tick {tick}: chunk"
+        actions, path = chunk.actions, f"tick {tick}: chunk"
         if chunk.anchor != tick:
             raise ContractError(f"{path}.anchor", f"expected the tick of the observation, {tick}, got {chunk.anchor}")
         if not math.isclose(chunk.period, self._body.period, rel_tol=1e-6):
             raise ContractError(f"{path}.period", f"expected {self._body.period:g} s, got {chunk.period:g} s")
-        if chunk.actions.ndim != 2 or not len(chunk.actions):
-            expected = f"({self._body.action.size},) times a horizon of at least 1"
-            raise ContractError(f"{path}.actions", f"expected {expected}, got shape {chunk.actions.shape}")
-        self._body.action.check(chunk.actions, f"{path}.actions")
-        return chunk.actions.astype(np.float32)
+        if actions.ndim != 2 or not len(actions):
+            expected = f"({self._size},) times a horizon of at least 1"
+            raise ContractError(f"{path}.actions", f"expected {expected}, got shape {actions.shape}")
+        if actions.shape[1] != self._size or actions.dtype.kind != "f" or not np.isfinite(actions).all():
+            self._body.action.check(actions, f"{path}.actions")  # says what is wrong
+        return actions.astype(np.float32)
 
     def _replace(self, ticket: Ticket, raw: Float[np.ndarray, "horizon action"], mark: _Mark, at: float) -> None:
         """Put the plan of `raw` in force, from progress `at` on."""

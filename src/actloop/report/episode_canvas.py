@@ -16,7 +16,7 @@ HOLD_COLOURS = {"starved": STARVED, "late": LATE, "stale": STALE, "told": TOLD}
 SENT = LAYER_COLOURS["action"]
 WIDTH, LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 13.0, 1.5, 1.7, 0.85, 0.5, 0.13  # inches
 NAMES, LINE = 0.6, 0.165  # inches: from the axis to the names of the panels, from line to line of a legend
-ACROSS, FRAME = WIDTH - LEFT - RIGHT, 0.75  # inches: the time axis, the height of a frame
+ACROSS, FRAME, GUTTER = WIDTH - LEFT - RIGHT, 0.75, 0.05  # inches: the time axis, a frame's height, between frames
 MOST_COMPONENTS = 16
 STYLE: Any = {
     "font.family": "DejaVu Sans",

@@ -8,7 +8,7 @@ from actloop.contracts import Frame
 from actloop.errors import DataError
 from actloop.evaluation.film import GAP, require_av
 from actloop.report.episode import EpisodeView
-from actloop.report.episode_canvas import ACROSS, FRAME, Film
+from actloop.report.episode_canvas import ACROSS, FRAME, GUTTER, Film
 
 
 def read_film(video: Path, view: EpisodeView, *, every: bool = False) -> Film:
@@ -29,7 +29,7 @@ def read_film(video: Path, view: EpisodeView, *, every: bool = False) -> Film:
     if every:
         times = np.arange(len(pictures)) * view.period
     else:
-        wide = FRAME * pane / height / ACROSS * end  # seconds that a picture covers
+        wide = (FRAME * pane / height + GUTTER) / ACROSS * end  # seconds that a picture covers
         many = max(1, min(int(end / wide), len(pictures)))
         times = np.linspace(wide / 2, max(end - wide / 2, wide / 2), many)
     chosen = [min(round(time / view.period), len(pictures) - 1) for time in times]

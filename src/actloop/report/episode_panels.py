@@ -19,6 +19,7 @@ from actloop.report.episode_canvas import (
     ACROSS,
     BAD,
     FRAME,
+    GUTTER,
     HOLD_COLOURS,
     INK,
     LATE,
@@ -43,7 +44,9 @@ class Panel:
 def panels_of(canvas: Canvas) -> list[Panel]:
     """The panels that this episode needs, from above."""
     view = canvas.view
-    panels = [Panel(FRAME * (2 if canvas.film.imagined else 1), partial(_frames, canvas))] if canvas.film else []
+    panels = (
+        [Panel(2 * FRAME + GUTTER if canvas.film.imagined else FRAME, partial(_frames, canvas))] if canvas.film else []
+    )
     panels.append(Panel(max(0.1 + 0.26 * len(view.layers), LINE * len(_asked_legend(canvas))), partial(_asked, canvas)))
     panels.append(Panel(0.6, partial(_plans, canvas)))
     panels.append(Panel(max(0.42, LINE * len(_pace_legend(canvas))), partial(_pace, canvas)))
@@ -67,9 +70,10 @@ def _frames(canvas: Canvas, axes: Any) -> None:
         for time, frame in zip(film.times, frames, strict=True):
             wide = FRAME * frame.shape[1] / frame.shape[0] * scale
             at = time - wide / 2
-            axes.imshow(frame, extent=(at, at + wide, -row - 1, -row), aspect="auto", interpolation="nearest")
-    axes.set_ylim(-len(rows), 0)
-    axes.set_yticks([-0.5, -1.5][: len(rows)], ["seen", "imagined"][: len(rows)], size=8.5)
+            low = -(row + 1) * FRAME - row * GUTTER
+            axes.imshow(frame, extent=(at, at + wide, low, low + FRAME), aspect="auto", interpolation="nearest")
+    axes.set_ylim(-len(rows) * FRAME - (len(rows) - 1) * GUTTER, 0)
+    axes.set_yticks([-0.5 * FRAME, -1.5 * FRAME - GUTTER][: len(rows)], ["seen", "imagined"][: len(rows)], size=8.5)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0, labelbottom=False)
     axes.tick_params(axis="y", pad=72 * NAMES)

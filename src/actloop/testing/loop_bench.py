@@ -59,22 +59,23 @@ class Arm:
     Attributes:
         where: the module runs.
         work: what it does: matrix products in NumPy, or loops in Python, which hold the interpreter.
-        limits: of velocity, acceleration and jerk are kept.
+        limits: of the velocity, rad/s, with some of acceleration and jerk; infinite for none. The motion takes 0.6.
         rests: sleeps for what is left of each period, as many loops do, in place of keeping an absolute grid.
     """
 
     name: str
     where: WHERE = "process"
     work: WORK = "matrices"
-    limits: bool = True
+    limits: float = 2.0
     rests: bool = False
 
 
 ARMS = (
-    Arm(name="process, limits"),
-    Arm(name="process, no limits", limits=False),
-    Arm(name="thread of Python", where="thread", work="python"),
-    Arm(name="sleeps for the rest", rests=True),
+    Arm(name="process"),
+    Arm(name="process-slowed", limits=0.4),
+    Arm(name="process-free", limits=math.inf),
+    Arm(name="thread-python", where="thread", work="python"),
+    Arm(name="rests", rests=True),
 )
 
 
@@ -153,8 +154,10 @@ def _timed(arm: Arm, hz: float, seconds: float, think: float, clock: WallClock, 
     body = arm_body(hz)
     horizon = max(8, math.ceil(AHEAD * think * hz))
     meter = Meter(clock.now)
-    limits = Limits.of(body, velocity={"joints": 2.0}, acceleration={"joints": 15.0}, jerk={"joints": 500.0})
-    config = LoopConfig(execute_horizon=1, limits=limits if arm.limits else None)
+    limits = None
+    if math.isfinite(arm.limits):
+        limits = Limits.of(body, velocity={"joints": arm.limits}, acceleration={"joints": 15.0}, jerk={"joints": 500.0})
+    config = LoopConfig(execute_horizon=1, limits=limits)
     task = Task(name=TASK.name, instruction=TASK.instruction, time_limit=seconds)
     world = MeteredWorld(StillArm(body, task), meter)
     with tempfile.TemporaryDirectory() as folder, _placed(arm, hz, horizon, think) as place:
