@@ -10,6 +10,7 @@ faults; one comparison per kind of fault, which `actloop report` shows as a page
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ latency = 190
 CHECK = """
 [check]
 checks = [{checks}]
+verifier = "{verifier}"
 every = {every}
 latency = {latency}
 """
@@ -71,8 +73,11 @@ def stacks(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     """The stack files of all arms."""
     folder.mkdir(parents=True, exist_ok=True)
     checks = ", ".join(f'"{name}"' for name in options.checks)
-    texts = {f"fixed-{count}": STACK.format(execute=count, run_on="false", model=options.model) for count in FIXED}
-    check = CHECK.format(checks=checks, every=options.every, latency=options.check_latency)
+    texts = {
+        f"fixed-{count}": STACK.format(execute=count, run_on="false", model=options.model) for count in options.fixed
+    }
+    verifier = Path(str(files("actloop"))) / "weights" / "tabletop" / "checks" / "verifier.safetensors"
+    check = CHECK.format(verifier=verifier, checks=checks, every=options.every, latency=options.check_latency)
     adaptive = STACK.format(execute=options.execute, run_on="true", model=options.model)
     texts["adaptive"] = adaptive + check
     for name, text in texts.items():
@@ -141,7 +146,7 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
         cells = [comparison.cell(arm, comparison.run.main.name, ALL) for comparison in comparisons]
         return sum(cell.time.restricted_mean for cell in cells if cell) / len(cells)
 
-    fixed = [f"fixed-{count}" for count in FIXED]
+    fixed = [arm.name for arm in comparisons[0].run.arms if arm.name.startswith("fixed")]
     best = max(fixed, key=lambda arm: (mean(arm, "success"), -mean(arm, "calls")))
     pooled: list[dict[str, dict[int, bool]]] = [{}, {}]
     for number, comparison in enumerate(comparisons):
@@ -169,6 +174,7 @@ def main() -> None:
     parser.add_argument("--faults", nargs="*", default=tuple(FAULTS), help="kinds to run")
     parser.add_argument("--model", default="fast")
     parser.add_argument("--checks", nargs="*", default=("verifier", "proprioception", "grasp", "frozen-camera"))
+    parser.add_argument("--fixed", type=int, nargs="*", default=FIXED, help="actions of the fixed arms")
     parser.add_argument("--execute", type=int, default=4, help="actions that adaptive executes where checks are silent")
     parser.add_argument("--every", type=int, default=1, help="ticks between two looks")
     parser.add_argument("--check-latency", type=float, default=20, help="milliseconds that a look is charged")
@@ -189,7 +195,7 @@ def main() -> None:
             seed=options.seed,
             latency="190",
             sweep=(),
-            baseline="fixed-4",
+            baseline=f"fixed-{options.fixed[0]}",
             videos=0,
             workers=options.workers,
             faults=FAULTS[name],

@@ -60,7 +60,7 @@ def test_every_option_is_described_once_for_all_commands(command: object) -> Non
         (["train", "tabletop-fats", "--data", "OUT", "--out", "OUT/x.safetensors"], "tabletop-fast"),
         (["compare", "--arms", "a=OUT/none.safetensors", "--out", "OUT/run"], "no such checkpoint"),
         (["compare", "--arms", "a=x", "a=y", "--out", "OUT/run"], "names 'a' twice"),
-        (["compare", "--arms", "fastest", "--out", "OUT/run"], "policy shipped for 'tabletop'"),
+        (["compare", "--arms", "fastest", "--out", "OUT/run"], "shipped for 'tabletop'"),
         (["compare", "--world", "exact", "--out", "OUT/run"], "no policy ships for 'exact'"),
         (["worlds", "exact", "--world-options", "image_size"], "NAME=VALUE"),
         (["worlds", "exact", "--world-options", "image_sise=64"], "did you mean 'image_size'"),

@@ -122,7 +122,8 @@ def test_checks_are_calibrated_once_for_each_condition(finished, config):
     files = sorted(path.name for path in (config.out / "calibrations" / "checked").iterdir())
     assert files == ["0ms.json", "190ms.json"]
     latencies = {
-        json.loads((config.out / "calibrations" / "checked" / name).read_text())["identity"]["latency"] for name in files
+        json.loads((config.out / "calibrations" / "checked" / name).read_text())["identity"]["latency"]
+        for name in files
     }
     assert latencies == {"0ms", "190ms"}
 

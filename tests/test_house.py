@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch",
     "msgpack",
+    "rerun",
     "websockets",
     "mujoco",
     "pyarrow",

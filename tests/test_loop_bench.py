@@ -123,14 +123,15 @@ def test_own_cost_leaves_the_world_and_the_sleep_out():
 
 def test_a_rate_without_stalls_is_that_of_the_grid():
     meter, result = metered(late=[0.1 * MS] * 9)
-    assert meter.rate == pytest.approx(HZ * 19 / (19 + 0 * MS), rel=1e-9)
+    assert meter.rate == pytest.approx(HZ, rel=0.0012)  # the first sending was 0.1 ms late, the last not
     assert result.missed == 0
 
 
 def test_missed_places_lower_the_rate():
-    meter, result = metered(stall=11 * MS, at=7)  # the tick takes 12.75 ms: two places are gone
-    assert result.missed == 2
-    assert meter.rate == pytest.approx(HZ * (result.ticks - 1) / (result.ticks + 1), rel=1e-6)
+    meter, result = metered(stall=11 * MS, at=7)  # the tick takes 12.75 ms: a place is gone, the next tick begins late
+    assert (result.ticks, result.missed) == (19, 1)
+    assert max(meter.woken_late) == pytest.approx(2.75 * MS, abs=1e-9)
+    assert meter.rate == pytest.approx(HZ * 17 / 18, rel=1e-9)
     assert max(meter.world) == pytest.approx(12.5 * MS, abs=1e-9)
     assert meter.own == pytest.approx([0.25 * MS] * len(meter.own), abs=1e-9)
 
@@ -174,8 +175,8 @@ def fake_sleep(monkeypatch):
 def test_sleeping_for_the_rest_of_each_period_drifts_and_the_grid_does_not(fake_sleep):
     time, _ = fake_sleep
     ends = {}
-    for name, clock in (("grid", WallClock()), ("rest", RestingClock(5 * MS))):
-        begun = time.time
+    for name, make in (("grid", WallClock), ("rest", lambda: RestingClock(5 * MS))):
+        clock, begun = make(), time.time
         for tick in range(1, 101):
             time.time += 1 * MS  # work
             clock.sleep_until(begun + tick * 5 * MS)
@@ -205,12 +206,15 @@ def test_a_spin_out_of_range_is_refused(spin):
 
 
 def test_the_interpreter_is_set_for_the_ticks_and_set_back_again():
-    before = sys.getswitchinterval()
-    with pytest.raises(ValueError, match="x"), undisturbed():
-        assert sys.getswitchinterval() == pytest.approx(clocks.GIVE_WAY)
-        assert gc.get_freeze_count() > 0
-        assert gc.isenabled()
+    before, during = sys.getswitchinterval(), []
+
+    def play() -> None:
+        during.extend((sys.getswitchinterval(), gc.get_freeze_count() > 0, gc.isenabled()))
         raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"), undisturbed():
+        play()
+    assert during == [pytest.approx(clocks.GIVE_WAY, abs=2e-6), True, True]
     assert sys.getswitchinterval() == pytest.approx(before)
     assert gc.get_freeze_count() == 0
 
@@ -220,7 +224,7 @@ def test_an_interval_that_is_shorter_already_stays():
     sys.setswitchinterval(1e-4)
     try:
         with undisturbed():
-            assert sys.getswitchinterval() == pytest.approx(1e-4)
+            assert sys.getswitchinterval() == pytest.approx(1e-4, abs=2e-6)
     finally:
         sys.setswitchinterval(before)
 
@@ -353,7 +357,7 @@ def _about(obs):
 
 
 def test_the_benchmark_prints_every_field_as_json(capsys):
-    show_loop_bench((50.0, 200.0), arms=["process"], seconds=0.3, think_ms=20, spin_us=50, json=True)
+    show_loop_bench((50.0, 200.0), arms=["process-free"], seconds=0.3, think_ms=20, spin_us=50, json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["spin_us"] == 50
     assert "priority" in shown["scheduling"]
@@ -371,17 +375,14 @@ def test_the_benchmark_prints_every_field_as_json(capsys):
 
 def test_the_benchmark_prints_tables(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    show_loop_bench(
-        (100.0,), arms=["thread-python", "rests", "process-free", "process-slowed"], seconds=0.2, think_ms=10
-    )
+    arms = ["thread-python", "rests", "process-slowed"]
+    show_loop_bench((100.0,), arms=arms, seconds=0.2, think_ms=10)
     lines = capsys.readouterr().out.splitlines()
     for title in ("on time", "own cost per tick", "what was executed"):
         assert sum(title in line for line in lines) == 1
-    for arm in ("thread-python", "rests", "process-free", "process-slowed"):
+    for arm in arms:
         assert sum(line.startswith(f"100  {arm} ") for line in lines) == 3
-    assert any(
-        line.endswith("-                   -") or line.rstrip().endswith("-") for line in lines
-    )  # rests keeps none
+    assert sum(line.endswith("-") for line in lines if " rests " in line) == 1  # it keeps no grid
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import episodes
 import numpy as np
 import pytest
 from episodes import random_episode
@@ -239,6 +241,42 @@ def test_lost_records_end_a_replay_where_they_are(logs):
     assert again.same
     assert again.ticks == 9
     assert again.note == "3 records were lost after tick 8; compared up to there"
+
+
+class Finer(ExactWorld):
+    """It senses and sends in float64, and never quite what was asked."""
+
+    def observe(self):
+        obs = super().observe()
+        return replace(obs, state=obs.state.astype(np.float64) + 1e-9 * (1 + obs.tick % 7))
+
+    def apply(self, action):
+        return super().apply(action).astype(np.float64) * (1 + 1e-9)
+
+
+def test_a_world_that_reports_in_float64_is_decided_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(episodes, "ExactWorld", Finer)
+    for seed in range(12):
+        random_episode(seed, tmp_path / "log")
+        assert replay(tmp_path / "log").differences == (), seed
+
+
+def test_a_paused_clock_charges_nothing_that_the_log_does_not_hold(tmp_path):
+    for seed in range(12):
+        random_episode(seed, tmp_path / "log", clock="paused")
+        assert replay(tmp_path / "log").differences == (), seed
+
+
+def test_a_residual_is_named_in_the_log(tmp_path):
+    def steadier(obs, action, index):
+        return np.zeros(2, np.float32)
+
+    world = ExactWorld(image_size=8, time_limit=0.5)
+    policy = CountingPolicy(world.embodiment)
+    with EventLog(tmp_path / "log") as log:
+        run_episode(world, policy, world.tasks["reach-left"], seed=0, residual=steadier, subscribers=[log])
+    with pytest.raises(DataError, match="steadier', a function"):
+        replay(tmp_path / "log")
 
 
 def test_logs_that_cannot_be_replayed_are_refused(logs, tmp_path):

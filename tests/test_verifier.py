@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +40,11 @@ from actloop.models.verifier import (
 from actloop.training.judged import auprc, auroc
 from actloop.training.judges import JudgeRecipe
 from actloop.training.moments import Perturber, evidence, moments, usual_ticks
-from actloop.training.rollouts import Rollout, read, read_rollouts, write
+from actloop.training.rollouts import Rollout, read, read_rollouts, roll_out, write
+from actloop.training.twins import collect_twins, twin
 from actloop.training.verify import held_out, train_on
 
+SHIPPED = Path(str(files("actloop"))) / "weights" / "tabletop"
 HORIZON = 6
 WORDS = "touch the square"
 BODY = Embodiment(
@@ -482,14 +485,68 @@ class TestRollouts:
             read(tmp_path / "000001.npz")
 
 
+class TestTwins:
+    """Of one episode of a shipped policy on the tabletop."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def played() -> tuple[Any, Rollout]:
+        pytest.importorskip("mujoco")
+        from actloop.models.checkpoint import load_policy
+        from actloop.simulation.tabletop import Tabletop
+
+        world, policy = Tabletop(), load_policy(SHIPPED / "action-conditioned.safetensors")
+        task = replace(world.tasks["pick-red"], time_limit=2.0)
+        return world, roll_out(world, policy, task, arm="it", seed=5, number=0, disturb_share=0.0)
+
+    def test_an_episode_is_whole(self, played: tuple[Any, Rollout]) -> None:
+        world, made = played
+        assert made.disturbance == ""
+        assert made.asked[0] == 0
+        assert len(made.states) == made.ticks + 1
+        assert all(len(frames) == made.ticks + 1 for frames in made.images.values())
+        assert made.imagined_after.tolist() == [8.0]
+        assert made.imagined["front"].shape == (len(made.asked), 1, 64, 64, 3)
+        assert made.success == (world.outcome().reason == "done")
+
+    def test_a_twin_is_the_episode_until_its_disturbance(self, played: tuple[Any, Rollout]) -> None:
+        world, made = played
+        task, rng = world.tasks["pick-red"], np.random.default_rng
+        one = twin(world, made, task, names=("slip", "displace", "push"), seed=5, rng=rng(3))
+        two = twin(world, made, task, names=("slip", "displace", "push"), seed=5, rng=rng(3))
+        assert one is not None
+        assert two is not None
+        anchor = int(made.asked[(made.chunks == one.chunks[0]).all((1, 2)).argmax()])
+        at = one.disturbed_at
+        assert at >= 1
+        assert (one.images["front"][:at] == made.images["front"][anchor : anchor + at]).all()
+        assert (one.states == two.states).all()
+        assert (one.images["wrist"] == two.images["wrist"]).all()
+        assert (one.images["front"][at:] != made.images["front"][anchor + at]).any()
+        assert {moment.kind for moment in moments(one, 0, 10.0)} == {one.disturbance}
+
+    def test_a_world_that_does_not_repeat_is_refused(self, played: tuple[Any, Rollout]) -> None:
+        world, made = played
+        other = replace(made, states=made.states + 0.01)
+        with pytest.raises(ContractError, match="does not repeat"):
+            twin(world, other, world.tasks["pick-red"], names=("push",), seed=5, rng=np.random.default_rng(0))
+
+    def test_collecting_goes_on_where_it_was_cut(self, played: tuple[Any, Rollout], tmp_path: Path) -> None:
+        world, made = played
+        first = collect_twins(tmp_path, world, [made], each=1, seed=5)
+        files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        again = collect_twins(tmp_path, world, [made], each=2, seed=5)
+        assert len(first) == 1
+        assert len(again) == 2
+        assert all((tmp_path / name).stat().st_mtime_ns == time for name, time in files.items())
+
+
 class TestShipped:
     """On seeds of the tabletop that nobody trained on."""
 
-    weights = Path(str(files("actloop"))) / "weights" / "tabletop"
-
     def test_small_and_quick_to_read(self) -> None:
         for name in ("verifier", "value"):
-            assert (self.weights / "checks" / f"{name}.safetensors").stat().st_size < 1.5e6
+            assert (SHIPPED / "checks" / f"{name}.safetensors").stat().st_size < 1.5e6
 
     def test_tells_a_disturbed_moment_from_an_undisturbed_one(self) -> None:
         """The same chunk of the same policy, with and without the named block moved half-way."""
@@ -497,8 +554,8 @@ class TestShipped:
         from actloop.models.checkpoint import load_policy
         from actloop.simulation.tabletop import Tabletop
 
-        world, policy = Tabletop(), load_policy(self.weights / "fast.safetensors")
-        shipped = load_verifier(self.weights / "checks" / "verifier.safetensors", embodiment=world.embodiment)
+        world, policy = Tabletop(), load_policy(SHIPPED / "fast.safetensors")
+        shipped = load_verifier(SHIPPED / "checks" / "verifier.safetensors", embodiment=world.embodiment)
         found: dict[str, list[float]] = {"": [], "displace": []}
         for seed in range(700_000, 700_005):
             for disturbance, scores in found.items():
@@ -528,7 +585,7 @@ class TestShipped:
         from actloop.simulation.tabletop import Tabletop
 
         world = Tabletop()
-        shipped = load_value(self.weights / "checks" / "value.safetensors", embodiment=world.embodiment)
+        shipped = load_value(SHIPPED / "checks" / "value.safetensors", embodiment=world.embodiment)
         task, seen = world.tasks["pick-red"], []
         obs = world.reset(task, seed=700_001)
         while world.outcome() is None:

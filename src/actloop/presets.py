@@ -40,6 +40,12 @@ def shipped_weights(world: str) -> dict[str, str]:
     return arms | both_ways
 
 
+def shipped_stacks(world: str) -> dict[str, str]:
+    """The stack files that ship for a world: arm name to file; empty where none does."""
+    folder = Path(str(files("actloop"))) / "weights" / world / "stacks"
+    return {path.stem: str(path) for path in sorted(folder.glob("*.toml"))}
+
+
 def demo(out: Path, *, world: str = "tabletop", workers: int = 2) -> CompareConfig:
     """The main job on what ships: the paper's variants, easy and timed tasks, this machine's latency and fixed ones."""
     return CompareConfig(

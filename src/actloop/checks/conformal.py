@@ -166,7 +166,7 @@ class AdaptiveThreshold:
 
     def update(self, maximum: float) -> bool:
         """Tell it the maximum of an episode that succeeded; returns whether that was a false alarm."""
-        alarmed = maximum > self.threshold
+        alarmed = bool(maximum > self.threshold)
         self.alpha += self._step * (self._alpha - alarmed)
         self._maxima.append(maximum)
         return alarmed

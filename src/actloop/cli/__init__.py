@@ -26,6 +26,7 @@ EXTRAS = {  # the extra that brings a package, for whoever installed the light c
     "peft": "training",
     "PIL": "data",
     "pyarrow": "data",
+    "rerun": "rerun",
     "safetensors": "models",
     "scipy": "report",
     "torch": "models",

@@ -12,7 +12,7 @@ from actloop.evaluation.compare import compare
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.progress import ProgressBar
 from actloop.evaluation.table import format_table
-from actloop.presets import shipped_weights
+from actloop.presets import shipped_stacks, shipped_weights
 
 
 def run_comparison(config: CompareConfig, *, json: bool) -> None:
@@ -38,15 +38,16 @@ def sources(arms: Iterable[str], world: str) -> dict[str, str]:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for NAME=module:function of a file at hand
-    shipped = shipped_weights(world)
+    policies = shipped_weights(world)
+    shipped = policies | shipped_stacks(world)
     found: dict[str, str] = {}
     for text in arms:
         name, given, source = text.partition("=")
         if name in found:
             raise ContractError("--arms", f"names {name!r} twice; give each policy a name of its own")
         if not given and name not in shipped:
-            raise UnknownNameError(f"--arms, policy shipped for {world!r}", name, shipped)
+            raise UnknownNameError(f"--arms, shipped for {world!r}", name, shipped)
         found[name] = source if given else shipped[name]
-    if not (found or shipped):
+    if not (found or policies):
         raise ContractError("--arms", f"no policy ships for {world!r}; name yours, as in --arms mine=FILE")
-    return found or shipped
+    return found or policies

@@ -61,11 +61,11 @@ class Axes:
     def _wall(self, high: Bool[np.ndarray, "axes"], low: Bool[np.ndarray, "axes"]) -> None:
         """Tighten `least` and `most` where a stop would otherwise leave the box."""
         self.most, self.least = self.most.copy(), self.least.copy()
-        for index in np.flatnonzero(high):
+        for index in np.flatnonzero(high).tolist():
             found = self._until(index, 1.0, float(self.braking[index]), float(self.most[index]))
             self.walled |= bool(found < self.most[index])
             self.most[index] = found
-        for index in np.flatnonzero(low):
+        for index in np.flatnonzero(low).tolist():
             found = -self._until(index, -1.0, -float(self.braking[index]), -float(self.least[index]))
             self.walled |= bool(found > self.least[index])
             self.least[index] = found

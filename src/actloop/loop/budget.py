@@ -60,11 +60,13 @@ class Account:
         """Why `seconds` more of computing are not paid for, or empty."""
         self._accrue(now)
         for name in ("total", layer):
-            if seconds > self._levels.get(name, UNLIMITED) + 1e-9:
-                return (
-                    f"budget: {1000 * seconds:.0f} ms wanted, {1000 * max(self._levels[name], 0.0):.0f} ms left of"
-                    f" {self._shares[name]:g} s/s ({name})"
-                )
+            share = self._shares.get(name, UNLIMITED)
+            most = share * self._budget.window
+            if seconds <= self._levels.get(name, UNLIMITED) + 1e-9 and most > 0:
+                continue
+            left = f"{1000 * max(self._levels[name], 0.0):.0f} ms left of {share:g} s/s ({name})"
+            never = f", which saves up {1000 * most:.0f} ms at most" if seconds > most + 1e-9 else ""
+            return f"budget: {1000 * seconds:.0f} ms wanted, {left}{never}"
         return ""
 
     def reserve(self, ticket: Ticket, seconds: float, now: float) -> None:
@@ -74,8 +76,10 @@ class Account:
         self._charge(ticket.layer, seconds)
 
     def settle(self, ticket: Ticket, seconds: float) -> None:
-        """Replace what was set aside by what was spent."""
-        self._charge(ticket.layer, seconds - self._reserved.pop(ticket, 0.0))
+        """Replace what was set aside by what was spent, once for each question."""
+        if ticket not in self._reserved:
+            return
+        self._charge(ticket.layer, seconds - self._reserved.pop(ticket))
         self.spent[ticket.layer] = self.spent.get(ticket.layer, 0.0) + seconds
 
     def _charge(self, layer: Layer, seconds: float) -> None:

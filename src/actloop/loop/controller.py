@@ -114,12 +114,15 @@ class Controller:
     instruction: str  # that the policy follows now
     _expected: dict[Layer, Expected]
     _open: dict[Ticket, float]  # when each was asked
+    _demanded: dict[Ticket, str]  # why, of those that a demand led to
     _looked: dict[Ticket, Ticket]  # the plan that a check was asked about
     _numbers: Counter[Layer]  # questions so far, of the layers that give no plans
     _demand: tuple[str, Layer] | None  # a chunk is wanted: why, and of which layer
     _outcome: Outcome | None
     _infeasible: str
     _accepted: int
+    _failed: int  # tick of the last error of the action layer
+    _awaited: int | None  # tick at which the open chunk is expected, where that is known
     _agreed: int  # tick of the newest observation on which a check saw the present plan hold
     _next_check: int
     _subtask_at: float | None
@@ -140,12 +143,13 @@ class Controller:
             raise ContractError("layers", f"expected an 'action' layer, got {sorted(layers)}")
         self._body, self._horizon, self._config = embodiment, horizon, config
         self._declared = dict(layers)
-        max_age = 0 if math.isinf(config.max_age) else max(1, math.floor(config.max_age / embodiment.period + 1e-6))
+        age = config.max_age / embodiment.period
+        self._max_age = 0 if math.isinf(age) else max(1, math.floor(age + 1e-6))  # in ticks
         self.schedule = Schedule(
             embodiment,
             execute_horizon=config.execute_horizon,
             join=config.join,
-            max_age=max_age,
+            max_age=self._max_age,
             limits=config.limits,
             residual=residual,
         )
@@ -175,13 +179,22 @@ class Controller:
         if seconds is None or 0 < self._accepted < SETTLED:
             return self._infeasible
         period, horizon = self._body.period, self._horizon
-        self._infeasible = infeasibility(latency=seconds, period=period, horizon=horizon)
+        self._infeasible = infeasibility(latency=seconds, period=period, horizon=horizon) or self._outdated(seconds)
         if self._config.strict:
             execute = self._config.execute_horizon
             why = conflict(latency=seconds, period=period, horizon=horizon, execute_horizon=execute)
             if why:
                 raise InfeasibleError("loop", why)
         return self._infeasible
+
+    def _outdated(self, seconds: float) -> str:
+        """Why no answer that takes so long is ever executed, or empty."""
+        if not self._max_age or delay_in_ticks(seconds, self._body.period) < self._max_age:
+            return ""
+        return (
+            f"answers come {1000 * seconds:.0f} ms late, and no action is executed later than"
+            f" {1000 * self._config.max_age:.0f} ms after its observation: allow more, or take a faster model"
+        )
 
     # replies
 
@@ -190,35 +203,47 @@ class Controller:
         layer, ticket = reply.ticket.layer, reply.ticket
         if ticket.episode != self._episode:
             return Received(accepted=False, reason="episode")
-        self._open.pop(ticket, None)
+        asked = self._open.pop(ticket, None) is not None
+        demanded = self._demanded.pop(ticket, "")
         self._account.settle(ticket, reply.computed)
         if reply.answer is None:
             self.schedule.failed(ticket)
+            self._failed = tick if layer == "action" else self._failed
+            self._demand_again(demanded)
             return Received(accepted=False, reason="error", delay=tick - ticket.tick)
         self._expected[layer].add(reply.latency / max(reply.answer.considered, 1))
         if layer == "check":
             return self._compare(ticket, reply.answer.readings, tick)
         if layer == "semantic":
+            if not asked:
+                return Received(accepted=False, reason="plan", delay=tick - ticket.tick)
             return self._listen(ticket, reply.answer.text, reply.answer.done, tick)
         if reply.answer.prediction is None:
             raise ContractError(f"layer {layer!r}", "expected an answer with a prediction, got none")
         delivery = self.schedule.deliver(ticket, reply.answer.prediction.chunk, tick)
         if delivery.accepted:
             self._accepted += 1
+            self._agreed = -1
         return _received(delivery)
+
+    def _demand_again(self, why: str) -> None:
+        """What was demanded did not come: it is still wanted, now of the action layer."""
+        if why and self._demand is None:
+            self._demand = (why, "action")
 
     def _compare(self, ticket: Ticket, readings: tuple[Reading, ...], tick: int) -> Received:
         delay, plan = tick - ticket.tick, self.schedule.plan
         looked = self._looked.pop(ticket, None)
         if plan is None or looked != plan:
             return Received(accepted=False, reason="older", delay=delay)
-        self._agreed = ticket.tick
         alarms = [reading.check for reading in readings if reading.alarm]
         if not alarms:
+            if any(math.isfinite(reading.value) and math.isfinite(reading.threshold) for reading in readings):
+                self._agreed = ticket.tick  # a check that compares nothing does not agree
             return Received(accepted=True, delay=delay)
         self._agreed = -1
         self.counts["alarms"] += 1
-        steps, refusals = self._climb(alarms[0], tick)
+        steps, refusals = self._climb(alarms[0], tick, seen=ticket.tick)
         return Received(accepted=True, delay=delay, steps=steps, refusals=refusals)
 
     def _listen(self, ticket: Ticket, text: str, done: bool | None, tick: int) -> Received:
@@ -229,11 +254,13 @@ class Controller:
             return Received(accepted=True, delay=delay)
         self.instruction = text
         self.schedule.give_up()  # what is being thought of follows the old instruction
+        self.schedule.part()
+        self._demanded.clear()
         self._open = {asked: since for asked, since in self._open.items() if asked.layer not in ("action", "foresight")}
         self._demand = ("told", "action")
         return Received(accepted=True, delay=delay)
 
-    def _climb(self, cause: str, tick: int) -> tuple[tuple[Step, ...], tuple[Refusal, ...]]:
+    def _climb(self, cause: str, tick: int, *, seen: int) -> tuple[tuple[Step, ...], tuple[Refusal, ...]]:
         before = self._ladder.rung
         tried = self._ladder.alarm(tick, lambda rung: self._unaffordable(rung, tick), self._rung_delay)
         refusals = tuple(
@@ -243,18 +270,21 @@ class Controller:
             return (), refusals
         rung = tried[-1][0]
         self.counts["rung " + rung] += 1
-        self._take(rung)
+        self._take(rung, seen)
         return (Step(rung=rung, before=before, cause=cause),), refusals
 
-    def _take(self, rung: Rung) -> None:
-        if rung == "replan":
-            self._demand = ("disagrees", "action")
+    def _take(self, rung: Rung, seen: int) -> None:
+        """Do what a rung means; `seen` is the tick of the observation that raised the alarm."""
+        if rung in ("replan", "hold"):  # to hold, so as to have a plan from what is seen now once it is left
+            thinking = self.schedule.open
+            if thinking is None or thinking.tick < seen:
+                self._demand, thinking = ("disagrees", "action"), None
+            self.schedule.part(thinking)
         elif rung == "choose":
             self._demand = ("disagrees", "foresight")
+            self.schedule.part()
         elif rung == "ask":
             self._wants_subtask = True
-        elif rung == "hold":
-            self._demand = ("disagrees", "action")  # to have a plan from what is seen now, once it is left
         elif rung == "human":
             self._outcome = Outcome(success=False, reason="asked for a human", time=0.0)
 
@@ -267,6 +297,8 @@ class Controller:
     def _rung_delay(self, rung: Rung) -> int:
         if rung == "ask":
             return self._delay("semantic") + self._delay("action")
+        if rung == "choose":
+            return self._delay("foresight", self._config.candidates)
         return 0 if rung in ("slow", "human") else self._delay(RUNG_LAYERS.get(rung, "action"))
 
     # questions
@@ -284,10 +316,6 @@ class Controller:
         self._ask_for_chunk(tick, now, asks, refusals)
         self._ask_to_check(tick, now, asks, refusals)
         self._ask_for_subtask(tick, now, asks, refusals)
-        for ask in asks:
-            self._open[ask.ticket] = now
-            self._account.reserve(ask.ticket, self._seconds(ask.ticket.layer) * ask.candidates, now)
-            self.counts["asked " + ask.ticket.layer] += 1
         for refusal in refusals:
             self.counts["refused " + refusal.layer] += 1
         return asks, refusals, steps
@@ -300,10 +328,18 @@ class Controller:
             self.counts["timed out " + ticket.layer] += 1
             self._looked.pop(ticket, None)
             self.schedule.failed(ticket)
+            self._demand_again(self._demanded.pop(ticket, ""))
+
+    def _put(self, ask: Ask, now: float, asks: list[Ask]) -> None:
+        """Ask, and set aside what it will probably cost: the next question of this tick finds that much less."""
+        asks.append(ask)
+        self._open[ask.ticket] = now
+        self._account.reserve(ask.ticket, self._seconds(ask.ticket.layer) * ask.candidates, now)
+        self.counts["asked " + ask.ticket.layer] += 1
 
     def _ask_for_chunk(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
-        if self.schedule.open is not None:
-            return
+        if self.schedule.open is not None or self._failed == tick:
+            return  # one that fails at once is asked again in the next tick, not for ever in this one
         layer: Layer = "action"
         delay = self._delay(layer)
         why = self.schedule.why_ask(delay, run_on=self._config.run_on and self._agrees(tick))
@@ -318,7 +354,7 @@ class Controller:
             if refused:
                 refusals.append(Refusal(layer=layer, why=refused, instead="action"))
                 layer = "action"
-        if why == "executed":
+        if why == "executed" and self.schedule.left > delay:
             refused = self._account.refusal(layer, self._seconds(layer), now)
             if refused:  # the plan still has actions: better those than none later
                 if not self._postponed:
@@ -326,18 +362,31 @@ class Controller:
                 self._postponed = True
                 return
         self._postponed = False
-        self._demand = None
-        committed = self.schedule.committed(self._delay(layer)) if self._config.continue_plan else None
-        asks.append(
-            Ask(
-                ticket=self.schedule.ask(tick, layer),
-                why=why,
-                instruction=self.instruction,
-                deadline=deadline,
-                candidates=candidates,
-                committed=committed,
-            )
+        delay = self._delay(layer, candidates)
+        committed = self._committed(delay, why)
+        ticket = self.schedule.ask(tick, layer)
+        self._awaited = None if self._expected[layer].quantile(LIKELY) is None else tick + delay
+        if self._demand:
+            self._demand, self._demanded[ticket] = None, why
+        ask = Ask(
+            ticket=ticket,
+            why=why,
+            instruction=self.instruction,
+            deadline=deadline,
+            candidates=candidates,
+            committed=committed,
         )
+        self._put(ask, now, asks)
+
+    def _committed(self, delay: int, why: str) -> Committed | None:
+        """What the policy is to continue: of a plan that does not hold any more, only what cannot be changed."""
+        if not self._config.continue_plan or self._ladder.rung == "hold":
+            return None
+        committed = self.schedule.committed(delay)
+        if committed is None or why not in ("disagrees", "told"):
+            return committed
+        fixed = committed.fixed
+        return Committed(actions=committed.actions[:fixed], fixed=fixed) if fixed else None
 
     def _candidates(self, now: float, deadline: float) -> tuple[int, str]:
         """How many there is time and money for, or why there is none for two."""
@@ -363,7 +412,7 @@ class Controller:
             return
         ticket = self._ticket("check", tick)
         self._looked[ticket] = plan
-        asks.append(Ask(ticket=ticket, why="every", instruction=self.instruction))
+        self._put(Ask(ticket=ticket, why="every", instruction=self.instruction), now, asks)
 
     def _ask_for_subtask(self, tick: int, now: float, asks: list[Ask], refusals: list[Refusal]) -> None:
         if "semantic" not in self._declared or any(ticket.layer == "semantic" for ticket in self._open):
@@ -378,7 +427,7 @@ class Controller:
         if refused:
             refusals.append(Refusal(layer="semantic", why=refused, instead="the instruction stands"))
             return
-        asks.append(Ask(ticket=self._ticket("semantic", tick), why=why, instruction=self.instruction))
+        self._put(Ask(ticket=self._ticket("semantic", tick), why=why, instruction=self.instruction), now, asks)
 
     # commands
 
@@ -397,10 +446,11 @@ class Controller:
 
     def _stretched(self, tick: int) -> float:
         """The pace at which the plan lasts until the open answer is expected."""
-        ticket, left = self.schedule.open, self.schedule.left
-        if self._config.stretch == 1 or ticket is None or not left:
+        left = self.schedule.left
+        if self._config.stretch == 1 or self.schedule.open is None or not left or self._awaited is None:
             return 1.0
-        waiting = ticket.tick + self._delay(ticket.layer) - tick
+        waiting = self._awaited - tick
+        waiting = waiting if waiting > 0 else 1 - waiting  # one that is late may be as late again
         return 1.0 if waiting <= left else max(self._config.stretch, left / waiting)
 
     # what it knows
@@ -429,7 +479,8 @@ class Controller:
         self.instruction = instruction
         self.counts, self._numbers = Counter(), Counter()
         self._expected = {layer: Expected(profile) for layer, profile in self._declared.items()}
-        self._open, self._looked = {}, {}
+        self._open, self._looked, self._demanded = {}, {}, {}
+        self._failed, self._awaited = -1, None
         self._demand = self._outcome = self._subtask_at = None
         self._infeasible = ""
         self._accepted, self._agreed, self._next_check = 0, -1, 0
@@ -441,7 +492,8 @@ class Controller:
         plan = self.schedule.plan
         if plan is None or "check" not in self._declared or self._ladder.rung != CONTINUE:
             return False
-        fresh = self._config.check_every + self._delay("check")
+        late = self._delay("check")
+        fresh = late + max(self._config.check_every, late)  # one look is open at a time
         return self._agreed > plan.tick and tick - self._agreed <= fresh
 
     def _ticket(self, layer: Layer, tick: int) -> Ticket:
@@ -452,8 +504,8 @@ class Controller:
         """Of computing that a question will probably take; 0 while unknown."""
         return self._expected[layer].quantile(LIKELY) or 0.0
 
-    def _delay(self, layer: Layer) -> int:
-        return delay_in_ticks(self._seconds(layer), self._body.period)
+    def _delay(self, layer: Layer, times: int = 1) -> int:
+        return delay_in_ticks(self._seconds(layer) * times, self._body.period)
 
 
 def _received(delivery: Delivery) -> Received:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from actloop.contracts import Action, Clock, Embodiment, Observation, Outcome, Policy, Task, World, embodiment_to_dict
 from actloop.errors import ContractError, MissingDependency
 from actloop.loop.border import Border
@@ -131,6 +133,7 @@ class _Run:
         residual: Residual | None,
     ) -> None:
         self._world, self._task, self._seed, self._config = world, task, seed, config
+        self._residual = "" if residual is None else getattr(residual, "__qualname__", type(residual).__name__)
         self._clock, self._layers = clock, layers
         action = layers.inferences["action"]
         self._clock_name, self._latency_name = clock_name(clock, action), action.name
@@ -213,6 +216,7 @@ class _Run:
                     layer: None if profile is None else profile.to_dict()
                     for layer, profile in self._layers.declared.items()
                 },
+                residual=self._residual,
                 task=self._task,
                 embodiment=self._body,
                 observation=first,
@@ -235,7 +239,7 @@ class _Run:
         obs = self._observe(tick) if self._schedule.needs_observation else self._observation
         command = self._controller.command(obs, tick)
         at = self._now()
-        sent = self._world.apply(command.action)
+        sent = np.asarray(self._world.apply(command.action), dtype=np.float32)
         self._controller.sent(sent)
         self._memory.sent.append(sent)
         self._count(command, sent, obs, tick, at)
@@ -256,6 +260,8 @@ class _Run:
         self._border.check(obs)
         if obs.tick != tick:
             raise ContractError("observation.tick", f"expected {tick}, got {obs.tick}")
+        if obs.state.dtype != np.float32:  # what the log holds: decisions rest on nothing finer
+            obs = replace(obs, state=obs.state.astype(np.float32))
         self._observation = obs
         return obs
 
@@ -325,10 +331,10 @@ class _Run:
     def _deliver(self, reply: Reply, tick: int) -> None:
         ticket, answer = reply.ticket, reply.answer
         previous = self._schedule.plan
-        received = self._controller.receive(reply, tick)
+        paused = self._clock_name == "paused"  # then an answer costs nothing, whatever this machine took for it
+        received = self._controller.receive(replace(reply, latency=0.0, computed=0.0) if paused else reply, tick)
         now = self._now()
         prediction = None if answer is None else answer.prediction
-        paused = self._clock_name == "paused"
         overdue = reply.due - self._t0 > self._deadlines.pop(ticket, math.inf) + SLACK
         self._counts["overdue"] += overdue
         self._tell(
@@ -529,6 +535,7 @@ class _Run:
                 calls=result.calls,
                 dropped=result.dropped,
                 infeasible=result.infeasible,
+                begun=self._begun,
                 result=result,
                 observation=last,
             )

@@ -113,7 +113,7 @@ class Follower(Mover):
         gap = np.where(np.abs(gap) <= self.grid.grain, 0.0, gap)
         if not self._rested or not gap.any():
             return step, ()
-        away = np.flatnonzero(gap)
+        away = np.flatnonzero(gap).tolist()
         for index in away:
             step[index] = axes.speed[index] + axes.towards(index, float(gap[index]))
         return step, () if axes.fits(gap) else axes.excess(gap)

@@ -93,12 +93,12 @@ class Ladder:
             if not why:
                 self._enter(level, tick, delay(rung))
                 return tried
-        if self._level >= 0 and not tried:  # at the top: what it asks for is asked again
+        if self._level >= 0:  # no higher one is left: what the present one asks for is asked again
             rung = self._config.rungs[self._level]
             why = refusal(rung)
+            tried.append((rung, why))
             if not why:
                 self._enter(self._level, tick, delay(rung))
-            return [(rung, why)]
         return tried
 
     def calmed(self, tick: int) -> bool:

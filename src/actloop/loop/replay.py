@@ -7,7 +7,7 @@ A log that was cut off replays up to its end. What a residual added cannot be de
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from actloop.checks.evidence import Reading
 from actloop.contracts import ActionChunk, Observation, Prediction, embodiment_from_dict
 from actloop.errors import ActloopError, DataError
 from actloop.loop.config import LoopConfig
-from actloop.loop.controller import Ask, Controller, Refusal, Step
+from actloop.loop.controller import Controller
+from actloop.loop.decided import Record, equal, of_ask, of_refusal, of_step, rounds, show, vector, words
 from actloop.loop.events import FORMAT, read_events
 from actloop.loop.inference import Reply
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.questions import Answer, Ticket
 
-Record = Mapping[str, Any]
 EPISODE = 0  # of the tickets here; those of another one have any other number
 MOST = 20  # differences that are told; one usually leads to many more
 PLANS = ("action", "foresight")  # layers whose answers are chunks
@@ -158,7 +158,7 @@ class _Again:
         self._miss(ticked["missed"])
         self._decide(noted, ticked["begun"])
         self._command(ticked)
-        self._controller.sent(_vector(ticked["sent"]))
+        self._controller.sent(vector(ticked["sent"]))
         self._tick += 1
 
     def _last_tick(self, noted: Sequence[Record], ended: Record | None) -> None:
@@ -180,8 +180,8 @@ class _Again:
 
     def _decide(self, noted: Sequence[Record], begun: float | None, *, partly: bool = False) -> None:
         """Take the replies of a tick and ask, as often as the loop did."""
-        rounds = _rounds(noted)
-        for number, records in enumerate(rounds):
+        asked_in = rounds(noted)
+        for number, records in enumerate(asked_in):
             decided: list[Record] = []
             for record in records:
                 if record["event"] == "replied":
@@ -189,16 +189,16 @@ class _Again:
             asked = False
             if begun is not None:
                 asks, refusals, steps = self._controller.asks(self._tick, begun)
-                decided += [_step(step) for step in steps]
-                decided += [_refusal(refusal) for refusal in refusals]
-                decided += [_request(ask) for ask in asks]
+                decided += map(of_step, steps)
+                decided += map(of_refusal, refusals)
+                decided += map(of_ask, asks)
                 asked = bool(asks)
             if begun is None:  # what was asked cannot be known without the time at which it was
                 self._compare(decided, records[: len(decided)], partly=partly)
                 return
-            self._compare(decided, records, partly=partly and number == len(rounds) - 1)
+            self._compare(decided, records, partly=partly and number == len(asked_in) - 1)
             if not asked:
-                self._compare([], [record for later in rounds[number + 1 :] for record in later])
+                self._compare([], [record for later in asked_in[number + 1 :] for record in later])
                 return
 
     def _receive(self, record: Record) -> list[Record]:
@@ -224,7 +224,7 @@ class _Again:
             self._seen["dropped " + received.reason] += 1
         became = {name: getattr(received, name) for name in ("accepted", "reason", "delay", "skipped")}
         told = {"event": "replied", "layer": ticket.layer, "plan": ticket.plan, **became}
-        return [told, *map(_refusal, received.refusals), *map(_step, received.steps)]
+        return [told, *map(of_refusal, received.refusals), *map(of_step, received.steps)]
 
     def _answer(self, record: Record) -> Answer:
         prediction = None
@@ -260,7 +260,7 @@ class _Again:
     def _command(self, ticked: Record) -> None:
         obs = None
         if ticked["state"] is not None:
-            obs = Observation(images={}, state=_vector(ticked["state"]), tick=self._tick, time=ticked["time"])
+            obs = Observation(images={}, state=vector(ticked["state"]), tick=self._tick, time=ticked["time"])
         command = self._controller.command(obs, self._tick)
         decided = {
             "event": "ticked",
@@ -301,76 +301,18 @@ class _Again:
         for ours, theirs in zip(decided, logged, strict=False):
             self._compared[theirs["event"]] += 1
             if ours["event"] != theirs["event"]:
-                self._differ(f"decided {_words(ours)}, the log has {_words(theirs)}")
+                self._differ(f"decided {words(ours)}, the log has {words(theirs)}")
                 break
             for name in ours:
-                if not _equal(ours[name], theirs[name]):
-                    told = f"{name} is {_show(ours[name])}, the log has {_show(theirs[name])}"
-                    self._differ(f"{_words(ours)}: {told}")
+                if not equal(ours[name], theirs[name]):
+                    told = f"{name} is {show(ours[name])}, the log has {show(theirs[name])}"
+                    self._differ(f"{words(ours)}: {told}")
         for ours in decided[len(logged) :]:
             if not partly:
-                self._differ(f"decided {_words(ours)}, the log has no such record")
+                self._differ(f"decided {words(ours)}, the log has no such record")
         for theirs in logged[len(decided) :]:
-            self._differ(f"the log has {_words(theirs)}, which was not decided")
+            self._differ(f"the log has {words(theirs)}, which was not decided")
         self._seen["calls"] += sum(ours["event"] == "requested" and ours["layer"] in PLANS for ours in decided)
 
     def _differ(self, words: str) -> None:
         self._differences.append(f"tick {self._tick}: {words}")
-
-
-def _rounds(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of a tick, split after every round of questions: an answer that takes no time follows them."""
-    rounds: list[list[Record]] = [[]]
-    for record in records:
-        if rounds[-1] and rounds[-1][-1]["event"] == "requested" != record["event"]:
-            rounds.append([])
-        rounds[-1].append(record)
-    return rounds
-
-
-def _request(ask: Ask) -> Record:
-    return {
-        "event": "requested",
-        "layer": ask.ticket.layer,
-        "plan": ask.ticket.plan,
-        "why": ask.why,
-        "instruction": ask.instruction,
-        "deadline": None if math.isinf(ask.deadline) else ask.deadline,
-        "candidates": ask.candidates,
-        "fixed": 0 if ask.committed is None else ask.committed.fixed,
-    }
-
-
-def _refusal(refusal: Refusal) -> Record:
-    return {"event": "refused", "layer": refusal.layer, "why": refusal.why, "instead": refusal.instead}
-
-
-def _step(step: Step) -> Record:
-    return {"event": "stepped", "rung": step.rung, "before": step.before, "cause": step.cause}
-
-
-def _vector(values: Sequence[float]) -> np.ndarray:
-    return np.array(values, dtype=np.float32)
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, np.ndarray):
-        return bool(np.array_equal(ours.astype(np.float32), _vector(theirs)))
-    return bool(ours == theirs)
-
-
-def _show(value: Any) -> str:
-    return str(value.tolist()) if isinstance(value, np.ndarray) else repr(value)
-
-
-def _words(record: Record) -> str:
-    """A record, so that a person recognises it."""
-    said: Mapping[str, Sequence[str]] = {
-        "requested": ("layer", "plan", "why"),
-        "replied": ("layer", "plan"),
-        "refused": ("layer", "why"),
-        "stepped": ("before", "rung", "cause"),
-    }
-    kind = "command" if record["event"] == "ticked" else record["event"]
-    listed = ", ".join(f"{name} {record[name]}" for name in said.get(record["event"], ()))
-    return f"{kind} ({listed})" if listed else kind

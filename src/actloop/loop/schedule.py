@@ -89,7 +89,7 @@ class _Plan:
     first: int  # path.actions[0] is raw[first]
     at: float  # progress along the path
     end: float  # where the path may be followed to
-    done: Float[np.ndarray, "action"]  # delta parts: where the commands since the join have led, on the path
+    done: Float[np.ndarray, "action"]  # delta parts: where what was sent since the join has led, on the path
 
 
 class Schedule:
@@ -120,6 +120,8 @@ class Schedule:
     _open: Ticket | None
     _plan: _Plan | None
     _older: list[_Plan]  # that a newer one replaced, for the ensemble
+    _parted: int  # the first question whose plan has nothing to do with those before
+    _added: Float[np.ndarray, "action"]  # by the residual, to the pending command
     _pending: Command | None  # handed out, not yet reported sent
     _last: tuple[Action, ...]  # sent, newest first
 
@@ -193,6 +195,13 @@ class Schedule:
         rest = np.stack([plan.path.action(at, 1.0) for at in np.arange(plan.at, plan.end - 1 + NEARLY)])
         return Committed(actions=rest, fixed=min(delay, len(rest)))
 
+    def part(self, ticket: Ticket | None = None) -> None:
+        """Part the plans from `ticket` on, or from the next question, from those before.
+
+        They are neither averaged with them nor compared to them, which rested on what does not hold any more.
+        """
+        self._parted = self._plans if ticket is None else ticket.plan
+
     def give_up(self) -> None:
         """Give up every open question: late answers to them will be dropped, and a new one may be asked."""
         self._marks.clear()
@@ -240,6 +249,7 @@ class Schedule:
         self._expect(tick, "command")
         if self._pending is not None:
             raise ContractError("schedule.command", f"tick {tick} already has one; report it with sent() first")
+        self._added = self._nothing
         plan, why = self._plan, self._why_hold(told=hold)
         state = None if obs is None else obs.state
         if why or plan is None:
@@ -281,12 +291,12 @@ class Schedule:
             plan.at += command.pace
             if abs(plan.at - round(plan.at)) < NEARLY:
                 plan.at = float(round(plan.at))
-            if self._any_delta:
-                plan.done += command.action
             self._executed += 1
             self._progress += command.pace
         if self._any_delta:
             self._moved += action
+            if self._plan is not None:  # also what a hold took to brake
+                self._plan.done += action - self._added
         self._last = (action, *self._last[:2])
         self._pending = None
         self._tick += 1
@@ -349,6 +359,8 @@ class Schedule:
         self._progress = 0.0
         self._moved = np.zeros(self._body.action.size)
         self._marks, self._older, self._last = {}, [], ()
+        self._parted = 0
+        self._nothing = self._added = np.zeros(self._size)
         self._open = self._plan = self._pending = None
         self._governor.reset()
 
@@ -381,7 +393,9 @@ class Schedule:
         kinds = self._kinds
         meant = self._doable(raw)
         if self._plan is not None:
-            self._older = [*self._older, self._plan][-8:]
+            older = [*self._older, self._plan][-8:]
+            apart = ticket.plan >= self._parted
+            self._older = [plan for plan in older if plan.ticket.plan >= self._parted] if apart else older
         if self._join.how == "ensemble":
             chunks = [
                 (mark.progress - old.begun, self._doable(old.raw))
@@ -426,8 +440,12 @@ class Schedule:
         behind = np.where(self._kinds.delta, plan.path.point(plan.at) - plan.done, 0.0)
         correction = np.where(np.abs(behind) > NEARLY, behind, 0.0)
         if self._residual is not None and obs is not None:
-            correction = correction + self._residual(obs, plan.path.actions[index], plan.first + index)
-            self._body.action.check(correction, f"tick {self._tick}: residual")
+            added = np.asarray(self._residual(obs, plan.path.actions[index], plan.first + index))
+            if added.shape != (self._size,):
+                reason = f"expected shape ({self._size},), got {added.shape}"
+                raise ContractError(f"tick {self._tick}: residual", reason)
+            self._body.action.check(added, f"tick {self._tick}: residual")
+            correction, self._added = correction + added, added
         return correction.astype(np.float32) if correction.any() else None
 
     def _stale(self) -> bool:

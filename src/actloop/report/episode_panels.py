@@ -44,9 +44,9 @@ class Panel:
 def panels_of(canvas: Canvas) -> list[Panel]:
     """The panels that this episode needs, from above."""
     view = canvas.view
-    panels = (
-        [Panel(2 * FRAME + GUTTER if canvas.film.imagined else FRAME, partial(_frames, canvas))] if canvas.film else []
-    )
+    panels = []
+    if canvas.film:
+        panels.append(Panel(2 * FRAME + GUTTER if canvas.film.imagined else FRAME, partial(_frames, canvas)))
     panels.append(Panel(max(0.1 + 0.26 * len(view.layers), LINE * len(_asked_legend(canvas))), partial(_asked, canvas)))
     panels.append(Panel(0.6, partial(_plans, canvas)))
     panels.append(Panel(max(0.42, LINE * len(_pace_legend(canvas))), partial(_pace, canvas)))

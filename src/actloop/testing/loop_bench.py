@@ -290,7 +290,7 @@ class Thinker:
 
 
 def circling(x: np.ndarray, y: np.ndarray, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where two joints will be: out of the middle and round in a circle, smooth from rest, as a function of the place."""
+    """Where two joints will be: out of the middle and into a circle, smooth from rest, as a function of the place."""
     place = x + 1j * y + 5e-4
     growth = 0.3 / (1.0 + (0.3 / np.abs(place) - 1.0) * np.exp(-3.0 * ahead))
     place = growth * np.exp(1j * (np.angle(place) + 2.0 * ahead)) - 5e-4

@@ -40,7 +40,7 @@ class Meter:
         own: own work from waking to going to sleep again, wall clock.
         own_cpu: the same, processor time of the thread.
         world: what the world's own calls took, wall clock.
-        sent_at: when `apply` was called, also in the first tick.
+        sent_at: when `apply` was called.
     """
 
     def __init__(self, wall: Callable[[], float], cpu: Callable[[], float] = time.thread_time) -> None:
@@ -77,8 +77,8 @@ class Meter:
 
     def sent(self, begun: tuple[float, float], returned: float) -> None:
         """The call was `apply`."""
-        self.sent_at.append(begun[0])
         if self._running:
+            self.sent_at.append(begun[0])
             self.sent_late.append(begun[0] - self._due)
             self.to_send.append(returned - self._woken - self._away)
 

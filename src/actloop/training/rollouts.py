@@ -63,7 +63,7 @@ def roll_out(
     After a disturbance the chunk in force is executed to its end, blindly: these are the moments to learn from.
     """
     rng = np.random.default_rng([seed, number])
-    world_seed, policy_seed, disturb_seed = (int(value) for value in rng.integers(2**31, size=3))
+    world_seed, policy_seed, disturb_seed = seeds_of(rng)
     wanted, due = _planned(world, task, rng, disturb_share)
     done, disturbed_at = "", -1
     seen = [world.reset(task, seed=world_seed)]
@@ -82,13 +82,19 @@ def roll_out(
         for index, action in enumerate(actions):
             if index >= last or world.outcome() is not None:
                 break
-            if index and wanted and len(sent) >= due and _disturbed(world, wanted, disturb_seed):
+            if index and wanted and len(sent) >= due and disturbed(world, wanted, disturb_seed):
                 done, wanted, disturbed_at, last = wanted, "", len(sent), len(actions)
                 seen[-1] = world.observe()
             sent.append(np.array(world.apply(world.embodiment.action.clip(action)), np.float32))
             seen.append(world.observe())
     facts = {"arm": arm, "task": task.name, "instruction": task.instruction, "number": number}
     return _rollout(facts, outcome, (done, disturbed_at), seen, sent, asked, chunks, futures)
+
+
+def seeds_of(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Seeds of the world, the policy and the disturbance: the first draws of an episode's generator."""
+    first, second, third = (int(value) for value in rng.integers(2**31, size=3))
+    return first, second, third
 
 
 def _planned(world: World, task: Task, rng: np.random.Generator, share: float) -> tuple[str, int]:
@@ -101,7 +107,7 @@ def _planned(world: World, task: Task, rng: np.random.Generator, share: float) -
     return name, EARLIEST if name == "slip" else due  # waits for a grasp anyway
 
 
-def _disturbed(world: World, name: str, seed: int) -> bool:
+def disturbed(world: World, name: str, seed: int) -> bool:
     """Whether it happened: not every disturbance fits every moment."""
     assert isinstance(world, Disturbable)
     try:
@@ -169,7 +175,7 @@ def collect(
         rollout = roll_out(world, policies[arm], task, arm=arm, seed=seed, number=number, disturb_share=disturb_share)
         write(path, rollout)
         if progress is not None:
-            progress(number, rollout)
+            progress(number + 1, rollout)
 
 
 def write(path: Path, rollout: Rollout) -> None:

@@ -1,6 +1,7 @@
 """Train the two judges of a robot, the verifier and the value, on its own rollouts.
 
-    policies, world --collect--> FOLDER of rollouts --train_judges--> verifier.safetensors, value.safetensors, a report
+    policies, world --collect--> rollouts --collect_twins--> disturbed ones --+
+                                    +-- both: the verifier, the first: the value, --train_on--> two files, a report
 
 The files that ship for the tabletop came from one call, about XX minutes of one core, and everything follows from the
 seed:
@@ -39,6 +40,7 @@ from actloop.training.moments import (
     verifier_samples,
 )
 from actloop.training.rollouts import Rollout, collect, read_rollouts
+from actloop.training.twins import collect_twins
 
 HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom succeed at: rolled out a third as often
 SHARES = {"disturbed": 0.35, "perturbed": 0.12, "failure": 0.03}  # of a batch; the rest is executable
@@ -62,6 +64,7 @@ def train_judges(
     out: Path,
     *,
     episodes: int = 1400,
+    twins: int = 3,
     seed: int = 0,
     verifier: JudgeRecipe = VERIFIER,
     value: JudgeRecipe = VALUE,
@@ -69,19 +72,37 @@ def train_judges(
 ) -> dict[str, Any]:
     """Collect what is missing in the folder `rollouts`, train both on it, write both to `out`.
 
-    The report that comes back and lies beside them, `report.json`, is on episodes held out. `progress` is told
-    "rollouts", "verifier" or "value", how many episodes or steps are done, and the last success or loss.
+    Every episode gets up to `twins` disturbed twins. The report that comes back and lies beside the files,
+    `report.json`, is on episodes held out, with their twins. `progress` is told "rollouts", "twins", "verifier" or
+    "value", how many episodes or steps are done, and the last success or loss.
 
     Raises:
         DataError: too few rollouts to train on and hold some out.
     """
-    told = None if progress is None else partial(_collected, progress)
-    collect(rollouts, world, policies, turns(world.tasks), episodes=episodes, seed=seed, progress=told)
+    collect(
+        rollouts,
+        world,
+        policies,
+        turns(world.tasks),
+        episodes=episodes,
+        seed=seed,
+        progress=None if progress is None else partial(_collected, progress, "rollouts"),
+    )
+    made = read_rollouts(rollouts, limit=episodes)
+    disturbed = collect_twins(
+        rollouts / "twins",
+        world,
+        made,
+        each=twins,
+        seed=seed,
+        progress=None if progress is None else partial(_collected, progress, "twins"),
+    )
     facts = {"arms": sorted(policies), "seed": seed, "tasks": len(world.tasks)}
     return train_on(
-        read_rollouts(rollouts, limit=episodes),
+        made,
         world.embodiment,
         out,
+        twins=disturbed,
         verifier=verifier,
         value=value,
         facts=facts,
@@ -99,12 +120,13 @@ def train_on(
     embodiment: Embodiment,
     out: Path,
     *,
+    twins: Sequence[Rollout] = (),
     verifier: JudgeRecipe = VERIFIER,
     value: JudgeRecipe = VALUE,
     facts: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train both on rollouts and write `verifier.safetensors`, `value.safetensors` and `report.json`.
+    """Train both on rollouts, the verifier on `twins` too; write `verifier.`, `value.safetensors` and `report.json`.
 
     Raises:
         DataError: rollouts without the robot's cameras, or too few to train on and hold some out.
@@ -114,7 +136,11 @@ def train_on(
     if not any(rollout.success for rollout in train) or not any(rollout.success for rollout in check):
         raise DataError(f"{len(rollouts)} rollouts: too few successes to train on some and hold some out")
     said = {"episodes": len(train), "held_out": len(check), "torch": torch.__version__, **(facts or {})}
-    judged, verifier_says = train_verifier(train, check, embodiment, verifier, said, _told(progress, "verifier"))
+    more = [[one for one in twins if held_out(one, verifier.hold_out) == away] for away in (False, True)]
+    said |= {"twins": len(more[0]), "held_out_twins": len(more[1])}
+    judged, verifier_says = train_verifier(
+        [*train, *more[0]], [*check, *more[1]], embodiment, verifier, said, _told(progress, "verifier")
+    )
     save_verifier(judged, out / "verifier.safetensors")
     valued, value_says = train_value(train, check, embodiment, value, said, _told(progress, "value"))
     save_value(valued, out / "value.safetensors")
@@ -222,5 +248,5 @@ def _told(progress: Progress | None, name: str) -> Callable[[int, float], None] 
     return None if progress is None else lambda step, loss: progress(name, step, loss)
 
 
-def _collected(progress: Progress, number: int, rollout: Rollout) -> None:
-    progress("rollouts", number + 1, float(rollout.success))
+def _collected(progress: Progress, what: str, number: int, rollout: Rollout) -> None:
+    progress(what, number, float(rollout.success))
