@@ -2,8 +2,8 @@
 
     python benchmarks/adaptive.py --episodes 12 --out runs/adaptive --md docs/results/adaptive.md
 
-Every arm is the same policy. `fixed-N` asks for a new chunk after N executed actions; `adaptive` runs on to the end of
-its chunk while calibrated checks agree, and replans where one raises an alarm. All meet the same tasks, seeds and
+Every arm is the same policy. `fixed-N` asks for a new chunk after N executed actions; `adaptive` executes more while
+calibrated checks agree, and replans where one raises an alarm. All meet the same tasks, seeds and
 faults; one comparison per kind of fault, which `actloop report` shows as a page.
 """
 
@@ -74,11 +74,11 @@ def stacks(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     checks = ", ".join(f'"{name}"' for name in options.checks)
     texts = {
-        f"fixed-{count}": STACK.format(execute=count, run_on="false", model=options.model) for count in options.fixed
+        f"fixed-{count}": STACK.format(execute=count, run_on=0, model=options.model) for count in options.fixed
     }
     verifier = Path(str(files("actloop"))) / "weights" / "tabletop" / "checks" / "verifier.safetensors"
     check = CHECK.format(verifier=verifier, checks=checks, every=options.every, latency=options.check_latency)
-    adaptive = STACK.format(execute=options.execute, run_on="true", model=options.model)
+    adaptive = STACK.format(execute=options.execute, run_on=options.run_on, model=options.model)
     texts["adaptive"] = adaptive + check
     for name, text in texts.items():
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--checks", nargs="*", default=("verifier", "proprioception", "grasp", "frozen-camera"))
     parser.add_argument("--fixed", type=int, nargs="*", default=FIXED, help="actions of the fixed arms")
     parser.add_argument("--execute", type=int, default=4, help="actions that adaptive executes where checks are silent")
+    parser.add_argument("--run-on", type=int, default=8, help="actions that adaptive executes while checks agree")
     parser.add_argument("--every", type=int, default=1, help="ticks between two looks")
     parser.add_argument("--check-latency", type=float, default=20, help="milliseconds that a look is charged")
     parser.add_argument("--alpha", type=float, default=0.1)

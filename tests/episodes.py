@@ -104,7 +104,7 @@ def drawn_config(rng: np.random.Generator) -> LoopConfig:
     rungs = tuple(rung for rung in RUNGS if rng.random() < (0.2 if rung == "human" else 0.6))
     return LoopConfig(
         execute_horizon=int(rng.integers(1, 9)),
-        run_on=one(True, False),
+        run_on=one(0, 16),
         continue_plan=one(True, False),
         imagine=one(True, False),
         join=Join(how=one("replace", "ensemble", "blend"), ticks=int(rng.integers(1, 5))),

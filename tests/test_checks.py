@@ -212,6 +212,11 @@ class TestGrasp:
         states = [(0, 0, x) for x in (0.1, 0.07, 0.04, 0.01, 0.01, 0.01)]
         assert not any(walk(begun(Grasp()), states, [*self.CLOSE * 5]))
 
+    def test_fingers_that_start_late_are_not_held(self) -> None:
+        states = [(0, 0, x) for x in (0.1, 0.1, 0.1, 0.1, 0.06, 0.02, 0.01)]
+        sent = [(0, 0, 0.1), (0, 0, 0.1), *self.CLOSE * 4]
+        assert not any(walk(begun(Grasp()), states, sent))
+
     def test_a_command_that_is_high_where_it_closes(self) -> None:
         scores = walk(begun(Grasp(inverted=True)), [*self.HELD, (0, 0, 0.01)], [(0, 0, 0.09)] * 5)
         assert scores[-1] is not None

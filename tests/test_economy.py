@@ -66,7 +66,7 @@ name = "exact"
 
 [loop]
 execute_horizon = 4
-run_on = true
+run_on = 8
 
 [action]
 model = "test_evaluation:dreamer"

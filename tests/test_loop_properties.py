@@ -193,7 +193,7 @@ def cases(draw):
     limited = draw(st.booleans())
     config = LoopConfig(
         execute_horizon=draw(st.integers(1, horizon)),
-        run_on=draw(st.booleans()),
+        run_on=draw(st.sampled_from([0, horizon])),
         join=Join(
             how=draw(st.sampled_from(["replace", "ensemble", "blend"])),
             ticks=draw(st.integers(1, 6)),

@@ -53,7 +53,7 @@ latency = 300
 LOOP = """
 [loop]
 execute_horizon = 4
-run_on = true
+run_on = 8
 imagine = true
 """
 PLAIN = WORLD + ACTION
@@ -170,13 +170,13 @@ prompts = { done = "" }
         (WORLD + "faults = ['displace']\n" + ACTION, ContractError, "world.faults"),
         (WORLD + "faults = ['displaces@3']\n" + ACTION, UnknownNameError, "world.faults.*'displace'"),
         (WORLD + "option = {}\n" + ACTION, UnknownNameError, "world: .*'options'"),
-        (PLAIN + "[loop]\nrunon = true\n", UnknownNameError, "loop: .*'run_on'"),
+        (PLAIN + "[loop]\nrunon = 8\n", UnknownNameError, "loop: .*'run_on'"),
         (PLAIN + "[loop]\nexecute_horizon = 0\n", ContractError, "loop.execute_horizon: expected at least 1"),
         (PLAIN + "[loop]\nexecute_horizon = 4.5\n", ContractError, "loop.execute_horizon: expected a whole number"),
         (PLAIN + "[loop]\nimagine = 1\n", ContractError, "loop.imagine: expected true or false"),
         (PLAIN + "[loop]\nstretch = 2\n", ContractError, "loop.stretch: expected above 0"),
         (PLAIN + "[loop]\ncheck_every = 2\n", ContractError, r"loop.check_every: .*every in \[check\]"),
-        (PLAIN + "[loop]\nrun_on = true\n", ContractError, r"loop.run_on: .*\[check\]"),
+        (PLAIN + "[loop]\nrun_on = 8\n", ContractError, r"loop.run_on: .*\[check\]"),
         (PLAIN + "[loop.join]\nhow = 'blent'\n", UnknownNameError, "loop.join.how: .*'blend'"),
         (PLAIN + "[loop.ladder]\nrungs = ['replan', 'jump']\n", UnknownNameError, "loop.ladder.rungs"),
         (PLAIN + "[loop.ladder]\nrungs = [1]\n", ContractError, "loop.ladder.rungs: expected names"),
@@ -360,13 +360,13 @@ def test_a_late_policy_is_replaced_by_its_fallback(stack, tmp_path):
 
 def test_a_policy_that_fails_is_replaced_and_the_reason_is_said(stack, tmp_path):
     text = PLAIN.replace("reaching", "failing") + "timeout = 0.5\nfallback = 'stack_models:reaching'\n"
-    with open_stack(stack(text + LOOP.replace("run_on = true", ""))) as opened:
+    with open_stack(stack(text + LOOP.replace("run_on = 8", ""))) as opened:
         result, _ = logged(opened, tmp_path / "log.jsonl")
         assert result.success
         assert result.calls >= 2
         assert any("ConnectionError: the model is gone" in warning for warning in result.warnings)
         assert replay(tmp_path / "log.jsonl").differences == ()
-    with open_stack(stack(PLAIN.replace("reaching", "failing") + LOOP.replace("run_on = true", ""))) as opened:
+    with open_stack(stack(PLAIN.replace("reaching", "failing") + LOOP.replace("run_on = 8", ""))) as opened:
         assert "ConnectionError" in opened.run("reach-left", seed=3).error
 
 

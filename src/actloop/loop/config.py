@@ -26,7 +26,7 @@ class LoopConfig:
 
     Attributes:
         execute_horizon: actions executed since the anchor of a chunk before the next one is asked for.
-        run_on: go on past `execute_horizon`, to the end of the chunk, while the checks say that reality agrees.
+        run_on: actions that are executed instead while the checks say that reality agrees; 0 for no more.
         imagine: ask for a future with each chunk.
         continue_plan: tell the policy what the robot is committed to, so that it continues that (real-time chunking).
         join: how a chunk takes over from the one before.
@@ -48,7 +48,7 @@ class LoopConfig:
     """
 
     execute_horizon: int = 8
-    run_on: bool = False
+    run_on: int = 0
     imagine: bool = False
     continue_plan: bool = False
     join: Join = field(default_factory=Join)
@@ -71,11 +71,15 @@ class LoopConfig:
             ("execute_horizon", 1),
             ("check_every", 1),
             ("candidates", 1),
+            ("run_on", 0),
             ("observe_every", 0),
             ("warm_up", 0),
         ):
             if getattr(self, name) < least:
                 raise ContractError(f"loop.{name}", f"expected at least {least}, got {getattr(self, name)}")
+        if 0 < self.run_on < self.execute_horizon:
+            reason = f"expected 0, or at least the {self.execute_horizon} that are executed anyway, got {self.run_on}"
+            raise ContractError("loop.run_on", reason)
         for name in ("max_age", "answer_timeout"):
             if not getattr(self, name) > 0:
                 raise ContractError(f"loop.{name}", f"expected seconds above 0, got {getattr(self, name)}")

@@ -342,7 +342,8 @@ class Controller:
             return  # one that fails at once is asked again in the next tick, not for ever in this one
         layer: Layer = "action"
         delay = self._delay(layer)
-        why = self.schedule.why_ask(delay, run_on=self._config.run_on and self._agrees(tick))
+        run_on = self._config.run_on if self._config.run_on and self._agrees(tick) else 0
+        why = self.schedule.why_ask(delay, execute_horizon=run_on or None)
         if self._demand:
             why, layer = self._demand
         if not why:

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from actloop.contracts import Action, State
+from actloop.contracts import State
 from actloop.loop.braking import ease_one
 from actloop.loop.limits import Grid
 from actloop.loop.moving import NEARLY, STILL, Mover
@@ -32,10 +32,11 @@ class Follower(Mover):
     """The components whose pace along the path is one."""
 
     def __init__(self, grid: Grid) -> None:
+        self._which = grid.arm
         self.path: Path | None = None
         self._route: Route | None = None
-        super().__init__(grid)
-        self._weights = 1.0 / grid.acceleration**2
+        super().__init__(grid.take(grid.arm))
+        self._weights = 1.0 / self.grid.acceleration**2
 
     def place(self, position: Numbers) -> None:
         super().place(position)
@@ -51,14 +52,14 @@ class Follower(Mover):
             self.reported = np.where(which, there, self.reported)
             self._leave()
 
-    def sent(self, action: Action) -> None:
+    def sent(self, action: Numbers) -> None:
         super().sent(action)
         self._stop, self._straight, self._kept = [], 0, 0
 
     def _leave(self) -> None:
         self.path = self._route = None
         self._stop: list[float] = []
-        self._held: Action | None = None
+        self._held: Numbers | None = None
         self._rested = False
         self._followed = 0  # ticks on the path in a row
         self._kept = 0  # ticks of following this path in a row
@@ -68,7 +69,7 @@ class Follower(Mover):
 
     # holding
 
-    def hold(self, hold: Action | None) -> Moved:
+    def hold(self, hold: Numbers | None) -> Moved:
         """Stop, along the path where it can; once at rest go to `hold`, where that is somewhere else."""
         axes = self.axes
         axes.look()
@@ -132,11 +133,9 @@ class Follower(Mover):
         self._at, self._pace, self._change = at + 1.0, 1.0, 0.0
         return True
 
-    def follow(
-        self, path: Path, which: Bool[np.ndarray, "action"], at: float, pace: float, add: Action | None
-    ) -> Moved:
+    def follow(self, path: Path, at: float, pace: float, add: Numbers | None) -> Moved:
         """Move on along a path by up to `pace`; `add` is added to the action."""
-        route = self._route_of(path, which, at, add)
+        route = self._route_of(path, at, add)
         axes = self.axes
         self._rested = False
         at = min(at, float(len(route)))
@@ -184,11 +183,11 @@ class Follower(Mover):
             missed = np.where(velocity, self.axes.position - route.point(self._at), 0.0)
             route.move(route.shift + missed)
 
-    def _route_of(self, path: Path, which: Bool[np.ndarray, "action"], at: float, add: Action | None) -> Route:
+    def _route_of(self, path: Path, at: float, add: Numbers | None) -> Route:
         """The path made ready; sums go on from where what was sent leads, or from `add` beyond it."""
         route = self._route
         if path is not self.path or route is None:
-            route = Route(path, which, self.axes)
+            route = Route(path, self._which, self.axes)
             shift = np.where(self._summed, self.reported - route.raw(at), 0.0)
             route.move(shift if add is None else shift + add)
             route.moved = add is not None

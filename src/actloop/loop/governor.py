@@ -60,7 +60,7 @@ class Governor:
         self._grid = grid = Grid.of(embodiment, limits)
         self._free = not limits.moving
         self._arm, self._hand = grid.arm, ~grid.arm
-        self._follower = Follower(grid.take(grid.arm))
+        self._follower = Follower(grid)
         self._switch = Switch(grid.take(~grid.arm)) if self._hand.any() else None
         self.reset()
 
@@ -110,7 +110,7 @@ class Governor:
         if path is None:
             moved = arm.hold(None if hold is None else hold[which])
         else:
-            moved = arm.follow(path, which, at, pace, None if correction is None else correction[which])
+            moved = arm.follow(path, at, pace, None if correction is None else correction[which])
         action = np.empty(len(which), dtype=np.float32)
         action[which] = arm.send()
         reasons = moved.reasons

@@ -3,8 +3,9 @@
 Question --PolicyModule | ChooserModule | CheckModule | SemanticModule--> Answer
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,37 +86,47 @@ class ChooserModule(PolicyModule):
     def answer(self, question: Question) -> Answer:
         begun = self._timer()
         self._listen(question.instruction)
-        chunks = self._candidates(question.observation, question.candidates, question.committed)
+        obs = question.observation
+        chunks = self._candidates(obs, question.candidates, question.committed)
+        ready = self._timer()
+        best: Prediction | None = None
         values: list[float] = []
-        futures: list[Future | None] = []
-        for number, chunk in enumerate(chunks):
-            if number and not self._affordable(number, begun, question.patience):
+        while len(values) < question.candidates and self._affordable(len(values), begun, ready, question.patience):
+            chunk = next(chunks, None)
+            if chunk is None:
                 break
             future = None
             if self._imagines is not None:
-                future = self._imagines.imagine(self._imagining, question.observation, chunk)
-            futures.append(future)
-            values.append(self._score(question.observation, chunk, future, question.instruction))
-        best = max(range(len(values)), key=lambda number: (values[number], -number))
-        prediction = Prediction(chunk=chunks[best], future=futures[best])
-        return Answer(prediction=prediction, considered=len(values), values=tuple(values))
+                future = self._imagines.imagine(self._imagining, obs, chunk)
+            value = self._score(obs, chunk, future, question.instruction)
+            if math.isnan(value):
+                raise ContractError(f"candidate {len(values)}", "expected a number as its score, got NaN")
+            if not values or value > max(values):
+                best = Prediction(chunk=chunk, future=future)
+            values.append(value)
+        if not values:
+            raise ContractError("candidates", "expected at least one chunk of the policy, got none")
+        return Answer(prediction=best, considered=len(values), values=tuple(values))
 
-    def _candidates(self, obs: Observation, count: int, committed: Committed | None) -> Sequence[ActionChunk]:
+    def _candidates(self, obs: Observation, count: int, committed: Committed | None) -> Iterator[ActionChunk]:
+        """All at once where the policy can, else each when it is wanted."""
         if isinstance(self.policy, SamplingPolicy):
             self._session, chunks = self.policy.sample(self._session, obs, count=count, committed=committed)
-            return chunks
-        chunks = []
-        for _ in range(count):
-            self._session, prediction = self.policy.predict(self._session, obs, committed=committed)
-            chunks.append(prediction.chunk)
-        return chunks
+            return iter(chunks)
+        return (self._one(obs, committed) for _ in range(count))
 
-    def _affordable(self, number: int, begun: float, patience: float) -> bool:
-        """Whether one more candidate after `number` of them will be done in time."""
+    def _one(self, obs: Observation, committed: Committed | None) -> ActionChunk:
+        self._session, prediction = self.policy.predict(self._session, obs, committed=committed)
+        return prediction.chunk
+
+    def _affordable(self, number: int, begun: float, ready: float, patience: float) -> bool:
+        """Whether one more candidate after `number` of them will be done in time; the first always is."""
+        if not number:
+            return True
         if self._each is not None:
             return (number + 1) * self._each <= patience
-        spent = self._timer() - begun
-        return spent + spent / number <= patience
+        now = self._timer()
+        return now - begun + (now - ready) / number <= patience
 
 
 class CheckModule:

@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float
 
-from actloop.contracts import Action
 from actloop.loop.axes import Axes
 from actloop.loop.limits import Grid
 
@@ -39,17 +38,17 @@ class Mover:
         self._before = (self.reported, self.axes.speed)
         self.axes.move(step)
 
-    def send(self) -> Action:
+    def send(self) -> Numbers:
         """What brings the robot where the last step led, float32."""
         position = self.axes.position
         wanted = np.where(self._summed, position - self.reported, position) if self._any_summed else position
-        action: Action = wanted.astype(np.float32)
+        action: Numbers = wanted.astype(np.float32)
         led = np.where(self._summed, self.reported + action, action) if self._any_summed else action.astype(np.float64)
         self._unrounded = self._unrounded + 1 if bool((np.abs(led - position) <= STILL).all()) else 0
         self.reported = led
         return action
 
-    def sent(self, action: Action) -> None:
+    def sent(self, action: Numbers) -> None:
         """Go on from what was really sent, at a speed within limits."""
         grid, axes = self.grid, self.axes
         place, speed = self._before
@@ -67,7 +66,7 @@ class Mover:
 class Switch(Mover):
     """Grippers: each goes where it is told as fast as its own limits allow, and is no part of the path's timing."""
 
-    def switch(self, wanted: Action | None) -> tuple[Action, tuple[str, ...]]:
+    def switch(self, wanted: Numbers | None) -> tuple[Numbers, tuple[str, ...]]:
         """What to send, and why it is not `wanted`; with none wanted they stop."""
         axes, grid = self.axes, self.grid
         asked = np.where(self._summed, 0.0, axes.position) if wanted is None else np.asarray(wanted, dtype=np.float64)

@@ -157,10 +157,10 @@ class Schedule:
 
     # asking
 
-    def why_ask(self, expected_delay: int = 0, *, run_on: bool = False) -> str:
+    def why_ask(self, expected_delay: int = 0, *, execute_horizon: int | None = None) -> str:
         """Why to ask for a chunk now, or empty.
 
-        `first`, `executed` (the execute horizon; not where the robot may `run_on` to the end of the plan), `spending`
+        `first`, `executed` (the execute horizon, or the one given in its place), `spending`
         (the plan will run out within `expected_delay` ticks) or `spent`.
         """
         if self._open is not None:
@@ -170,7 +170,7 @@ class Schedule:
         left = self.left
         if left <= NEARLY or self._stale():
             return "spent"
-        if not run_on and self._progress - self._plan.begun >= self._execute_horizon - NEARLY:
+        if self._progress - self._plan.begun >= (execute_horizon or self._execute_horizon) - NEARLY:
             return "executed"
         return "spending" if left <= expected_delay + NEARLY else ""
 
