@@ -36,10 +36,11 @@ name = "tabletop"
 [loop]
 execute_horizon = {execute}
 run_on = {run_on}
+agree_below = {agree}
 
 [loop.ladder]
 rungs = ["replan"]
-settle = 1
+settle = {settle}
 
 [action]
 model = "{model}"
@@ -74,11 +75,20 @@ def stacks(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     checks = ", ".join(f'"{name}"' for name in options.checks)
     texts = {
-        f"fixed-{count}": STACK.format(execute=count, run_on=0, model=options.model) for count in options.fixed
+        f"fixed-{count}": STACK.format(
+            agree=options.agree_below, settle=options.settle, execute=count, run_on=0, model=options.model
+        )
+        for count in options.fixed
     }
     verifier = Path(str(files("actloop"))) / "weights" / "tabletop" / "checks" / "verifier.safetensors"
     check = CHECK.format(verifier=verifier, checks=checks, every=options.every, latency=options.check_latency)
-    adaptive = STACK.format(execute=options.execute, run_on=options.run_on, model=options.model)
+    adaptive = STACK.format(
+        agree=options.agree_below,
+        settle=options.settle,
+        execute=options.execute,
+        run_on=options.run_on,
+        model=options.model,
+    )
     texts["adaptive"] = adaptive + check
     for name, text in texts.items():
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
@@ -177,6 +187,8 @@ def main() -> None:
     parser.add_argument("--fixed", type=int, nargs="*", default=FIXED, help="actions of the fixed arms")
     parser.add_argument("--execute", type=int, default=4, help="actions that adaptive executes where checks are silent")
     parser.add_argument("--run-on", type=int, default=8, help="actions that adaptive executes while checks agree")
+    parser.add_argument("--settle", type=int, default=4, help="ticks that a new chunk gets before another replaces it")
+    parser.add_argument("--agree-below", type=float, default=0.0, help="score up to which reality agrees")
     parser.add_argument("--every", type=int, default=1, help="ticks between two looks")
     parser.add_argument("--check-latency", type=float, default=20, help="milliseconds that a look is charged")
     parser.add_argument("--alpha", type=float, default=0.1)

@@ -126,6 +126,16 @@ class TestCalibration:
             realised.append(np.mean(np.array(maxima[20:]) > order_statistic(maxima[:20], 0.1)))
         assert np.mean(realised) > 0.12
 
+    def test_normalisers_and_threshold_come_from_different_episodes(self) -> None:
+        episodes = many(7, 40)
+        order = np.random.default_rng(3).permutation(40)
+        fit, rest = [episodes[i] for i in order[:20]], [episodes[i] for i in order[20:]]
+        calibration = calibrate(episodes, alpha=0.1, identity=IDENTITY, seed=3)
+        assert calibration.fitted == 20
+        for name in ("near", "rare"):  # two checks: each may use half of alpha before they are calibrated together
+            assert calibration.normalisers[name] == Normaliser.fit([one[name] for one in fit], tail=0.05)
+        assert calibration.maxima == tuple(sorted(calibration.maximum(one) for one in rest))
+
     def test_trouble_is_noticed_at_every_lead(self) -> None:
         calibration = calibrate(many(1, 200), alpha=0.05, identity=IDENTITY)
         rng = np.random.default_rng(2)

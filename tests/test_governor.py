@@ -17,7 +17,7 @@ from actloop.loop.governor import Governed, Governor, Limits
 from actloop.loop.limits import Grid
 from actloop.loop.path import Kinds, Path
 
-CAREFUL = settings(deadline=None, database=None, max_examples=150)
+CAREFUL = settings(deadline=None, database=None, max_examples=80)
 STEP = 0.02  # of the named cases, in m per tick at 20 Hz: 0.4 m/s
 
 

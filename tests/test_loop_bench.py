@@ -21,17 +21,10 @@ from actloop.loop.clock import WallClock, real_time, undisturbed
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import EpisodeEnded, Requested, ThreadedBus, Ticked
+from actloop.loop.questions import Question, Ticket
 from actloop.testing.fakes import CountingPolicy, Recorder
-from actloop.testing.loop_bench import (
-    ARMS,
-    TASK,
-    LoopTiming,
-    RestingClock,
-    StillArm,
-    Thinker,
-    arm_body,
-    bench_loop,
-)
+from actloop.testing.loop_arm import StillArm, Thinker, arm_body
+from actloop.testing.loop_bench import ARMS, TASK, LoopTiming, RestingClock, bench_loop
 from actloop.testing.loop_meter import Meter, MeteredClock, MeteredWorld, Spread
 
 HZ = 200.0
@@ -351,8 +344,6 @@ def test_the_motion_of_the_benchmark_goes_on_from_where_the_arm_was_seen():
 
 
 def _about(obs):
-    from actloop.loop.questions import Question, Ticket
-
     return Question(ticket=Ticket(episode=0, plan=0, tick=obs.tick), observation=obs, instruction="")
 
 

@@ -27,6 +27,8 @@ class LoopConfig:
     Attributes:
         execute_horizon: actions executed since the anchor of a chunk before the next one is asked for.
         run_on: actions that are executed instead while the checks say that reality agrees; 0 for no more.
+        agree_below: the largest normalised score of a check with which reality agrees, for `run_on`; infinite for any
+            that raises no alarm. 0 is the worst of a usual episode.
         imagine: ask for a future with each chunk.
         continue_plan: tell the policy what the robot is committed to, so that it continues that (real-time chunking).
         join: how a chunk takes over from the one before.
@@ -49,6 +51,7 @@ class LoopConfig:
 
     execute_horizon: int = 8
     run_on: int = 0
+    agree_below: float = math.inf
     imagine: bool = False
     continue_plan: bool = False
     join: Join = field(default_factory=Join)
@@ -83,6 +86,8 @@ class LoopConfig:
         for name in ("max_age", "answer_timeout"):
             if not getattr(self, name) > 0:
                 raise ContractError(f"loop.{name}", f"expected seconds above 0, got {getattr(self, name)}")
+        if math.isnan(self.agree_below):
+            raise ContractError("loop.agree_below", "expected a number, got NaN")
         if not self.subtask_every >= 0:
             raise ContractError("loop.subtask_every", f"expected seconds of at least 0, got {self.subtask_every}")
         if not 0 < self.stretch <= 1:
@@ -102,7 +107,7 @@ class LoopConfig:
         """
         try:
             values = dict(plain)
-            for name in ("max_age", "answer_timeout"):
+            for name in ("max_age", "answer_timeout", "agree_below"):
                 values[name] = math.inf if values.get(name) is None else values[name]
             ladder, limits = values.pop("ladder", {}), values.pop("limits", None)
             budget = dict(values.pop("budget", {}))

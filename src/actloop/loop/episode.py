@@ -41,7 +41,7 @@ from actloop.loop.events import (
 from actloop.loop.inference import SLACK, Inference, Reply
 from actloop.loop.ladder import RUNGS
 from actloop.loop.latency import LatencyProfile
-from actloop.loop.layers import Actor, Layers, Memory, patience
+from actloop.loop.layers import Actor, Asked, Layers, Memory, patience
 from actloop.loop.questions import LAYERS, Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
 from actloop.loop.schedule import LATE, STALE, STARVED, TOLD, Command, InfeasibleError, Residual
@@ -148,7 +148,6 @@ class _Run:
         self._t0 = clock.now()
         self._missed = 0
         self._observation: Observation | None = None  # of the current tick, once taken
-        self._captured: dict[int, float] = {}  # plan -> time of its observation
         self._deadlines: dict[Ticket, float] = {}
         self._counts: Counter[str] = Counter()
         self._modified: Counter[str] = Counter()
@@ -279,8 +278,7 @@ class _Run:
     def _put(self, ask: Ask, tick: int) -> None:
         obs, ticket, now = self._observe(tick), ask.ticket, self._clock.now()
         if ticket.layer in ("action", "foresight"):
-            self._captured[ticket.plan] = now
-            self._memory.anchors[ticket.plan] = obs
+            self._memory.ask(ticket.plan, Asked(obs, ask.instruction, now), self._schedule.welcome)
             self._counts["calls"] += 1
         self._deadlines[ticket] = ask.deadline
         self._tell(
@@ -301,9 +299,7 @@ class _Run:
         plan = self._schedule.plan
         evidence = None
         if ticket.layer == "check" and plan is not None:
-            evidence = self._memory.evidence(
-                obs, plan, self._schedule.since_anchor, self._schedule.overtaken, ask.instruction
-            )
+            evidence = self._memory.evidence(obs, plan, self._schedule.since_anchor, self._schedule.overtaken)
         question = Question(
             ticket=ticket,
             observation=obs,
@@ -427,7 +423,7 @@ class _Run:
         )
 
     def _count(self, command: Command, sent: Action, obs: Observation | None, tick: int, at: float) -> None:
-        age = None if command.hold else at + self._t0 - self._captured[command.plan]
+        age = None if command.hold else at + self._t0 - self._memory.asked[command.plan].at
         self._counts["held_" + command.hold if command.hold else "executed"] += 1
         self._modified.update(command.reasons)
         if age is not None:

@@ -91,13 +91,14 @@ def _blended(
     newest, before, oldest = (*motion.last, *[motion.last[-1]] * 2)[:3]
     summed = np.cumsum(rest, axis=0) - part * rest[0]
     path = np.where(kinds.delta, summed + motion.owed, rest)
-    # The new path's own motion at the join, from its first steps.
-    second = path[min(1, len(path) - 1)] - path[0]
-    here = np.where(kinds.delta, motion.owed, path[0] - (1 - part) * second)
-    velocity = np.where(kinds.delta, newest - rest[0], (newest - before) - second)
-    third = path[min(2, len(path) - 1)] - path[min(1, len(path) - 1)]
-    bend = np.where(kinds.delta, rest[min(1, len(rest) - 1)] - rest[0], third - second)
-    accelerating = np.where(kinds.delta, newest - before, (newest - before) - (before - oldest)) - bend
+    # The motion at the join to second order: the robot's from what it did last, the new path's from its first steps.
+    speed = np.where(kinds.delta, newest, newest - before)
+    rising = np.where(kinds.delta, newest - before, speed - (before - oldest))
+    first, bend = _beginning(rest, kinds)
+    rest_of = 1 - part
+    here = np.where(kinds.delta, motion.owed, path[0] - rest_of * first + rest_of * (rest_of + 1) / 2 * bend)
+    velocity = speed + rising / 2 - first + np.where(kinds.delta, rest_of - 0.5, rest_of + 0.5) * bend
+    accelerating = rising - bend
     error = np.where(kinds.delta, -here, newest - here)
     x = np.minimum((np.arange(len(rest)) + 1 - part) / ticks, 1.0)[:, None]
     faded = error * (1 - 10 * x**3 + 15 * x**4 - 6 * x**5)
@@ -109,6 +110,19 @@ def _blended(
     steps[0] /= 1 - part
     blended = np.where(kinds.delta, steps, blended)
     return np.where(kinds.gripper, rest, blended).astype(np.float32)
+
+
+def _beginning(rest: Float[np.ndarray, "rest action"], kinds: Kinds) -> tuple[Action, Action]:
+    """The first step of a path, and how its steps change there; 0 where it is too short to tell."""
+    steps = np.diff(rest[:3], axis=0)  # of positions; deltas are steps themselves
+    still = np.zeros(rest.shape[1])
+    first = np.where(kinds.delta, rest[0], steps[0] if len(steps) > 0 else still)
+    bend = np.where(
+        kinds.delta,
+        steps[0] if len(steps) > 0 else still,
+        steps[1] - steps[0] if len(steps) > 1 else still,
+    )
+    return first, bend
 
 
 def ensembled(

@@ -4,7 +4,7 @@ Layers --submit / poll--> one `Inference` per layer;  Memory --evidence--> what 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -88,39 +88,55 @@ class Layers:
                         prediction = result.answer.prediction
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a plan was asked for with, and when, on the loop's clock."""
+
+    observation: Observation
+    instruction: str
+    at: float
+
+
 @dataclass(slots=True)
 class Memory:
-    """What an episode has to remember so that a check can look back."""
+    """What an episode has to remember so that a check can look back; the rest is forgotten, however long it lasts."""
 
-    anchors: dict[int, Observation] = field(default_factory=dict)  # by plan: asked about, and not answered by a newer
+    asked: dict[int, Asked] = field(default_factory=dict)  # by plan: the one in force, and those still welcome
     predictions: dict[int, Prediction] = field(default_factory=dict)
-    sent: list[Action] = field(default_factory=list)
+    sent: list[Action] = field(default_factory=list)  # from tick `begun` on
+    begun: int = 0
+
+    def ask(self, plan: int, asked: Asked, welcome: Container[int]) -> None:
+        """A plan was asked for; `welcome` are those whose answers will still be taken."""
+        self.asked = {
+            number: kept for number, kept in self.asked.items() if number in self.predictions or number in welcome
+        }
+        self.asked[plan] = asked
 
     def accept(self, plan: int, prediction: Prediction, previous: int | None) -> None:
         """Keep the plan in force and the one before; forget older ones."""
-        self.predictions[plan] = prediction
-        for number in [number for number in self.predictions if number not in (plan, previous)]:
-            del self.predictions[number]
-        oldest = min(plan, plan if previous is None else previous)
-        for number in [number for number in self.anchors if number < oldest]:
-            del self.anchors[number]
+        kept = {number: made for number, made in self.predictions.items() if number == previous}
+        self.predictions = {**kept, plan: prediction}
+        anchor = self.asked[plan].observation.tick
+        del self.sent[: anchor - self.begun]
+        self.begun = anchor
 
     def evidence(
-        self, obs: Observation, plan: Ticket, progress: float, overtaken: tuple[Ticket, float] | None, instruction: str
+        self, obs: Observation, plan: Ticket, progress: float, overtaken: tuple[Ticket, float] | None
     ) -> Evidence:
         """What is known about the plan in force, at the tick of `obs`."""
         before = None
         if overtaken is not None and overtaken[0].plan in self.predictions:
             before = Overtaken(prediction=self.predictions[overtaken[0].plan], offset=overtaken[1])
-        since = self.sent[plan.tick :]
+        asked, since = self.asked[plan.plan], self.sent[plan.tick - self.begun :]
         width = self.predictions[plan.plan].chunk.actions.shape[1]
         return Evidence(
             observation=obs,
-            anchor=self.anchors[plan.plan],
+            anchor=asked.observation,
             prediction=self.predictions[plan.plan],
             progress=progress,
             sent=np.stack(since) if since else np.zeros((0, width), np.float32),
-            instruction=instruction,
+            instruction=asked.instruction,
             overtaken=before,
         )
 

@@ -11,7 +11,7 @@ the plan, a whole action per tick at full pace, less where the governor or the l
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -343,6 +343,11 @@ class Schedule:
         if self._plan is None or not self._older:
             return None
         return self._older[-1].ticket, self._plan.begun - self._older[-1].begun
+
+    @property
+    def welcome(self) -> Collection[int]:
+        """The questions whose answers will still be taken."""
+        return self._marks.keys()
 
     @property
     def open(self) -> Ticket | None:

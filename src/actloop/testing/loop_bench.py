@@ -7,28 +7,14 @@ Arm robot (2 cameras, 8 components) <--ticks--> run_episode <--shared memory--> 
 import gc
 import math
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from actloop.contracts import (
-    Action,
-    ActionChunk,
-    Camera,
-    Embodiment,
-    Observation,
-    Outcome,
-    Part,
-    Prediction,
-    Space,
-    Task,
-)
+from actloop.contracts import Task
 from actloop.errors import ActloopError, ContractError
 from actloop.loop.clock import WallClock, real_time
 from actloop.loop.config import LoopConfig
@@ -38,18 +24,16 @@ from actloop.loop.journal import Journal
 from actloop.loop.limits import Limits
 from actloop.loop.places import InThread
 from actloop.loop.process import InProcess
-from actloop.loop.questions import Answer, Place, Question
+from actloop.loop.questions import Place
+from actloop.testing.loop_arm import WORK, Known, StillArm, Thinker, arm_body
 from actloop.testing.loop_meter import Meter, MeteredClock, MeteredWorld, Spread
 
 RATES = (50.0, 100.0, 200.0, 500.0)  # Hz
-JOINTS = 7
-IMAGE = 224
 AHEAD = 4.0  # chunks last as many times as long as the module thinks
 TASK = Task(name="move", instruction="move the arm to and fro", time_limit=60.0)
 """Its time limit is that of the measurement."""
 
 WHERE = Literal["process", "thread"]
-WORK = Literal["matrices", "python"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,94 +193,6 @@ def _placed(arm: Arm, hz: float, horizon: int, think: float) -> Iterator[Place]:
         place.close()
 
 
-def arm_body(hz: float) -> Embodiment:
-    """Seven joints and a gripper, two cameras."""
-    joints = Part(name="joints", unit="rad", low=(-2.9,) * JOINTS, high=(2.9,) * JOINTS)
-    gripper = Part(name="gripper", unit="1", low=(0.0,), high=(1.0,))
-    space = Space(parts=(joints, gripper))
-    cameras = tuple(Camera(name=name, height=IMAGE, width=IMAGE) for name in ("front", "wrist"))
-    return Embodiment(name="bench-arm", cameras=cameras, state=space, action=space, control_hz=hz)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the loop has to know of a policy."""
-
-    embodiment: Embodiment
-    horizon: int
-
-
-class StillArm:
-    """A robot whose drives do at once what they are told, and whose cameras deliver new frames, copied per tick."""
-
-    def __init__(self, body: Embodiment, task: Task) -> None:
-        self.embodiment = body
-        self.tasks: Mapping[str, Task] = {task.name: task}
-        pixels = np.random.default_rng(0).integers(0, 256, (4, IMAGE, IMAGE, 3), dtype=np.uint8)
-        self._frames = list(pixels)  # as a driver's ring of buffers
-        self._tick = 0
-        self._state = np.zeros(body.action.size, np.float32)
-
-    def reset(self, task: Task, *, seed: int) -> Observation:
-        self._tick = 0
-        self._state = np.zeros(self.embodiment.action.size, np.float32)
-        return self.observe()
-
-    def observe(self) -> Observation:
-        images = {
-            camera.name: self._frames[(self._tick + number) % len(self._frames)].copy()
-            for number, camera in enumerate(self.embodiment.cameras)
-        }
-        time = self._tick * self.embodiment.period
-        return Observation(images=images, state=self._state, tick=self._tick, time=time)
-
-    def apply(self, action: Action) -> Action:
-        self._state, self._tick = action.copy(), self._tick + 1
-        return action
-
-    def outcome(self) -> Outcome | None:
-        return None
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
-class Thinker:
-    """A module that computes for `think` seconds and answers with a smooth motion, from where the arm was seen."""
-
-    def __init__(self, hz: float, horizon: int, think: float, work: WORK) -> None:
-        self._hz, self._horizon, self._think = hz, horizon, think
-        self._work = _matrices if work == "matrices" else _python
-
-    def start(self, instruction: str, *, seed: int) -> None:
-        """Nothing is remembered."""
-
-    def answer(self, question: Question) -> Answer:
-        until = time.perf_counter() + self._think
-        while time.perf_counter() < until:
-            self._work()
-        obs = question.observation
-        ahead = (1 + np.arange(self._horizon)) / self._hz
-        joints = np.tile(obs.state[:JOINTS].astype(np.float64), (self._horizon, 1))
-        joints[:, ::2][:, :3], joints[:, 1::2] = circling(joints[0, :6:2], joints[0, 1::2], ahead[:, None])
-        closed = ((obs.tick / self._hz + ahead) % 4.0 > 2.0).astype(np.float64)[:, None]
-        chunk = ActionChunk(
-            actions=np.concatenate([joints, closed], axis=1).astype(np.float32),
-            anchor=obs.tick,
-            period=1.0 / self._hz,
-            observed_at=obs.time,
-        )
-        return Answer(prediction=Prediction(chunk=chunk))
-
-
-def circling(x: np.ndarray, y: np.ndarray, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where two joints will be: out of the middle and into a circle, smooth from rest, as a function of the place."""
-    place = x + 1j * y + 5e-4
-    growth = 0.3 / (1.0 + (0.3 / np.abs(place) - 1.0) * np.exp(-3.0 * ahead))
-    place = growth * np.exp(1j * (np.angle(place) + 2.0 * ahead)) - 5e-4
-    return place.real, place.imag
-
-
 class RestingClock(WallClock):
     """Sleeps for what is left of a period since it last woke, whatever the grid says: the drift that this makes."""
 
@@ -308,18 +204,3 @@ class RestingClock(WallClock):
     def sleep_until(self, time: float) -> None:
         super().sleep_until(self._woken + self._period)
         self._woken = self.now()
-
-
-def _matrices() -> None:
-    """Most of a millisecond in which no interpreter runs."""
-    square = np.full((160, 160), 0.5, np.float32)
-    for _ in range(4):
-        square = square @ square
-        square /= np.abs(square).max()
-
-
-def _python() -> None:
-    """Most of a millisecond in Python."""
-    total = 0.0
-    for number in range(10_000):
-        total += number * 0.5

@@ -46,7 +46,7 @@ HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom su
 SHARES = {"disturbed": 0.35, "perturbed": 0.12, "failure": 0.03}  # of a batch; the rest is executable
 
 ARMS = ("fast", "no-cotrain", "action-conditioned", "joint")  # whose rollouts the shipped judges learned from
-VERIFIER = JudgeRecipe(steps=2000, weight_decay=0.1, smoothing=0.01)
+VERIFIER = JudgeRecipe(steps=3000, weight_decay=0.1, smoothing=0.01)
 VALUE = JudgeRecipe(steps=800, weight_decay=0.1)
 
 Progress = Callable[[str, int, float], None]

@@ -65,8 +65,8 @@ class FastWAMConfig:
     keypoints per camera (`cameras` lie side by side in the picture), `vocabulary` > 0 learned word embeddings (0: the
     context comes from a frozen text encoder). `predicts_change`: the video head gives the change against the first
     frame, from which the velocity follows, instead of the velocity itself. `action_samples` is the number of noise
-    draws per observation in training. `committed_max` > 0 trains chunks that continue up to so many actions that
-    are given to them (real-time chunking; continuation.py). The two shifts are those of training and of sampling,
+    draws per observation in training. `committed_max` > 0 trains chunks that continue up to so many actions, which half
+    of the draws are given (real-time chunking; continuation.py). The two shifts are those of training and of sampling,
     unless video has another one to sample with (`video_sampling_shift`; 0: the same). `imagination_steps`: the
     steps of a future that nothing acts on; one gives the expected frame, more give a sample of what may come.
     """

@@ -316,7 +316,9 @@ class FastWAM(nn.Module):
             imagines=uniform(size) < variant.imagined_share,
         )
         if config.committed_max:  # drawn last, so that without it a run is what it was
-            ticks = (uniform(many) * (config.committed_max + 1)).floor()
+            # Of as many draws with none given as with some: where all show what was just done, it is copied, not seen.
+            longest = config.committed_max
+            ticks = (uniform(many) * 2 * longest).floor() - longest + 1
             draws.committed = torch.arange(config.horizon, device=ticks.device) < ticks[:, None]
         return draws
 
