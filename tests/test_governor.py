@@ -547,6 +547,14 @@ def test_reset_forgets_the_motion():
     assert governed.reasons == ()
 
 
+def test_after_a_reset_the_same_path_begins_from_rest():
+    follower, path, _ = moving(bounds=lambda made: limits(made, acceleration={"position": 10.0}))
+    follower.governor.reset()
+    there = np.array([0.9, 0.9], dtype=np.float32)
+    governed = follower.governor.govern(path, 10.0, state=there)
+    assert np.abs(governed.action - there).max() <= 0.5 / 20
+
+
 def test_deltas_are_anchored_where_they_are_measured_while_at_rest():
     follower = robot("delta", start=(0.0, 0.0))
     follower.rest()

@@ -121,7 +121,7 @@ class Controller:
     _outcome: Outcome | None
     _infeasible: str
     _accepted: int
-    _failed: int  # tick of the last error of the action layer
+    _failed: int  # tick of the observation with which the action layer failed last
     _awaited: int | None  # tick at which the open chunk is expected, where that is known
     _agreed: int  # tick of the newest observation on which a check saw the present plan hold
     _next_check: int
@@ -183,6 +183,7 @@ class Controller:
         if self._config.strict:
             execute = self._config.execute_horizon
             why = conflict(latency=seconds, period=period, horizon=horizon, execute_horizon=execute)
+            why = why or self._infeasible
             if why:
                 raise InfeasibleError("loop", why)
         return self._infeasible
@@ -208,7 +209,7 @@ class Controller:
         self._account.settle(ticket, reply.computed)
         if reply.answer is None:
             self.schedule.failed(ticket)
-            self._failed = tick if layer == "action" else self._failed
+            self._failed = ticket.tick if layer == "action" else self._failed
             self._demand_again(demanded)
             return Received(accepted=False, reason="error", delay=tick - ticket.tick)
         self._expected[layer].add(reply.latency / max(reply.answer.considered, 1))
@@ -238,8 +239,9 @@ class Controller:
             return Received(accepted=False, reason="older", delay=delay)
         alarms = [reading.check for reading in readings if reading.alarm]
         if not alarms:
-            if any(math.isfinite(reading.value) and math.isfinite(reading.threshold) for reading in readings):
-                self._agreed = ticket.tick  # a check that compares nothing does not agree
+            judged = [reading.value for reading in readings if math.isfinite(reading.threshold)]
+            if any(map(math.isfinite, judged)):  # a check that compares nothing does not agree
+                self._agreed = ticket.tick if max(judged) <= self._config.agree_below else -1
             return Received(accepted=True, delay=delay)
         self._agreed = -1
         self.counts["alarms"] += 1

@@ -124,7 +124,9 @@ class Follower(Mover):
     def straight(self, path: Path, at: float) -> bool:
         """Take the step from `at` at full pace, if it is known to be fine: along a path that was so far followed so."""
         route, index = self._route, int(at)
-        if path is not self.path or route is None or self._straight < 2 or index != at or not route.fine(index):
+        if path is not self.path or route is None or self._straight < 2 or index != at:
+            return False
+        if index >= len(route) or not route.fine(index):
             return False
         axes = self.axes
         self._before = (self.reported, axes.speed)

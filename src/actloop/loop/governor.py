@@ -69,6 +69,7 @@ class Governor:
         self._path: Path | None = None
         self._last: Action | None = None
         self._placed = False
+        self._follower.place(np.zeros(int(self._arm.sum())))
 
     def govern(
         self,
@@ -99,9 +100,13 @@ class Governor:
         if self._free:
             return self._clipped(path, at, pace, hold, correction)
         arm, which = self._follower, self._arm
-        if pace == 1.0 and path is not None and correction is None and self._switch is None and arm.straight(path, at):
-            self._last = path.actions[int(at)].copy()
-            return Governed(action=self._last, pace=1.0)
+        if pace == 1.0 and path is not None and correction is None and arm.straight(path, at):
+            changed: tuple[str, ...] = ()
+            action = path.actions[int(at)].copy()
+            if self._switch is not None:
+                action[self._hand], changed = self._switch.switch(action[self._hand])
+            self._last = action
+            return Governed(action=action, pace=1.0, reasons=changed)
         if not self._placed:
             self._place(path, hold, state)
         elif state is not None and arm.still and path is not arm.path:
@@ -116,8 +121,8 @@ class Governor:
         reasons = moved.reasons
         if self._switch is not None:
             wanted = self._switched(path, at, moved.pace, hold, correction)
-            action[self._hand], changed = self._switch.switch(wanted)
-            reasons = tuple(dict.fromkeys((*reasons, *changed)))
+            action[self._hand], why = self._switch.switch(wanted)
+            reasons = tuple(dict.fromkeys((*reasons, *why)))
         self._last = action
         return Governed(action=action, pace=moved.pace, reasons=reasons, off_path=moved.off_path)
 

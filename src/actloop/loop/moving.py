@@ -66,9 +66,17 @@ class Mover:
 class Switch(Mover):
     """Grippers: each goes where it is told as fast as its own limits allow, and is no part of the path's timing."""
 
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self._plain = not self._any_summed and bool(np.isinf(grid.allowed[1:]).all())  # only the box bounds it
+
     def switch(self, wanted: Numbers | None) -> tuple[Numbers, tuple[str, ...]]:
         """What to send, and why it is not `wanted`; with none wanted they stop."""
         axes, grid = self.axes, self.grid
+        if self._plain and wanted is not None:
+            held = np.minimum(np.maximum(wanted, axes.low), axes.high)
+            axes.position, self.reported = held, held
+            return held.astype(np.float32), () if (held == wanted).all() else ("box",)
         asked = np.where(self._summed, 0.0, axes.position) if wanted is None else np.asarray(wanted, dtype=np.float64)
         low, high = np.where(self._summed, grid.slowest, axes.low), np.where(self._summed, grid.fastest, axes.high)
         inside = np.minimum(np.maximum(asked, low), high)
