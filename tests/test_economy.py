@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_the_envelope_names_the_cheapest_everywhere(economies, failure_cost):
     found = envelope(economies)
     assert found[0].low == 0.0
     assert math.isinf(found[-1].high)
-    assert all(one.high == other.low for one, other in zip(found, found[1:], strict=False)), "without gaps"
+    assert all(one.high == other.low for one, other in pairwise(found)), "without gaps"
     (here,) = [stretch for stretch in found if stretch.low <= failure_cost < stretch.high]
     least = economies[cheapest(economies, failure_cost)].cost(failure_cost)
     assert economies[here.arm].cost(failure_cost) == pytest.approx(least)

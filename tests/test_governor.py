@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from actloop.contracts import Embodiment, Part, Space
 from actloop.errors import ContractError, UnknownNameError
-from actloop.loop.axes import Axes
-from actloop.loop.braking import brake, ease, solve, travel
 from actloop.loop.governor import Governed, Governor, Limits
-from actloop.loop.limits import Grid
+from actloop.loop.governor.axes import Axes
+from actloop.loop.governor.braking import brake, ease, solve, travel
+from actloop.loop.governor.limits import Grid
 from actloop.loop.path import Kinds, Path
 
 CAREFUL = settings(deadline=None, database=None, max_examples=80)

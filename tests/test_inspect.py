@@ -16,7 +16,7 @@ from actloop.errors import ContractError, DataError, MissingDependency, UnknownN
 from actloop.evaluation.film import Film as Recorded
 from actloop.evaluation.film import write_video
 from actloop.loop import EventLog, LatencyProfile, LoopConfig, run_episode
-from actloop.loop.replay import read_episodes
+from actloop.loop.log.replay import read_episodes
 from actloop.report.episode import EpisodeView, questions
 from actloop.report.episode_drawing import Drawing
 from actloop.report.episode_film import read_film

@@ -21,7 +21,6 @@ from actloop.loop import (
     Imagined,
     InfeasibleError,
     InThread,
-    Join,
     LatencyProfile,
     Live,
     LoopConfig,

@@ -133,7 +133,7 @@ class Alarms:
 
 
 class Lossy:
-    """An inference over the worst of networks: answers are late, lost, doubled, overtaken, and outlive their episode."""
+    """An inference over the worst of networks: answers are late, lost, doubled, overtaken, and outlive an episode."""
 
     name, declared = "lossy", None
 

@@ -19,11 +19,11 @@ from episodes import random_episode
 from actloop.checks.evidence import Reading
 from actloop.errors import ContractError, DataError
 from actloop.loop import EventLog, LoopConfig, Replied, Ticked, WallClock, read_events, run_episode
-from actloop.loop.encoding import pack
 from actloop.loop.events import Bus, Stepped, ThreadedBus
-from actloop.loop.journal import Journal
-from actloop.loop.lines import encode, frame, unframed
-from actloop.loop.replay import read_episodes, replay, replay_episode
+from actloop.loop.log.encoding import pack
+from actloop.loop.log.journal import Journal
+from actloop.loop.log.lines import encode, frame, unframed
+from actloop.loop.log.replay import read_episodes, replay, replay_episode
 from actloop.simulation.exact import ExactWorld
 from actloop.testing.fakes import CountingPolicy, Recorder
 
@@ -454,7 +454,7 @@ def test_a_wall_clock_episode_is_decided_again(tmp_path):
 CHILD = """
 import os, sys, time
 from actloop.loop import WallClock, run_episode
-from actloop.loop.journal import Journal
+from actloop.loop.log.journal import Journal
 from actloop.simulation.exact import ExactWorld
 from actloop.testing.fakes import CountingPolicy
 

@@ -14,7 +14,7 @@ from actloop.cli.inspected import show_replay
 from actloop.cli.ran import calibrate, run_stack
 from actloop.errors import ActloopError, CheckpointError, ContractError, DataError, UnknownNameError
 from actloop.loop import EventLog, LoopConfig, read_events
-from actloop.loop.replay import replay
+from actloop.loop.log.replay import replay
 from actloop.simulation.exact import ExactWorld
 from actloop.stack import describe_stack, describing, open_stack, read_stack, serve_layer
 from actloop.stack.calibrating import calibrate_stack

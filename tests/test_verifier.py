@@ -37,9 +37,10 @@ from actloop.models.verifier import (
     rest_of,
     save_verifier,
 )
+from actloop.training.judge_samples import usual_ticks
 from actloop.training.judged import auprc, auroc
 from actloop.training.judges import JudgeRecipe
-from actloop.training.moments import Perturber, evidence, moments, usual_ticks
+from actloop.training.moments import Perturber, evidence, moments
 from actloop.training.rollouts import Rollout, read, read_rollouts, roll_out, write
 from actloop.training.twins import collect_twins, twin
 from actloop.training.verify import held_out, train_on

@@ -1,6 +1,6 @@
 """Whole configurations, as functions: what `actloop train PRESET` trains and what `actloop demo` compares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ def small(variant: str, *, steps: int, committed_max: int = 0) -> TrainConfig:
 COMMITTED_MAX = 8  # half of a chunk: what takes longer than half a chunk cannot be answered in time
 STEPS = {"tabletop": 3000, "metaworld": 1200}  # a tenth of the demonstrations, less than half of the steps
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {
+PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
     f"{world}-{variant}": partial(small, variant, steps=steps) for world, steps in STEPS.items() for variant in VARIANTS
 } | {
     f"{world}-fast-committed": partial(small, "fast", steps=steps, committed_max=COMMITTED_MAX)

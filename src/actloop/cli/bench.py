@@ -59,7 +59,7 @@ def show_bench(
         )
     parts = memory_report(config, chosen, wan=config.vocabulary == 0)
     cut = "" if layers is None else f"{layers} of {SIZES[size]().layers} layers"
-    about: dict[str, object] = {"model": model, "size": size, "cut": cut, "dtype": str(chosen).removeprefix("torch.")}
+    about: dict[str, object] = {"size": size, "cut": cut, "dtype": str(chosen).removeprefix("torch.")}
     if timings:
         about |= {
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
@@ -78,7 +78,7 @@ def show_bench(
 
 
 def _headline(about: dict[str, object]) -> str:
-    size = f"{about['model']}, size {about['size']}"
+    size = f"{'fastwam'}, size {about['size']}"
     if about["cut"]:
         size += f", CUT TO {about['cut']}: stages of the whole network take longer"
     machine = f"{about['device']}, {about['threads']} threads, torch {about['torch']}, {about['dtype']}"

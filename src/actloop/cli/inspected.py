@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from actloop.cli.text import as_json, columns
-from actloop.loop.replay import Replay, read_episodes, replay_episode
+from actloop.loop.log.replay import Replay, read_episodes, replay_episode
 from actloop.report.logs import Log, choose, find_logs
 
 

@@ -24,7 +24,7 @@ from actloop.evaluation.identity import identity
 from actloop.evaluation.run import write_json
 from actloop.evaluation.runner import file_name
 from actloop.loop.events import EventLog, Subscriber
-from actloop.loop.journal import Journal
+from actloop.loop.log.journal import Journal
 from actloop.loop.result import EpisodeResult
 from actloop.simulation.registry import tasks_of
 from actloop.stack.calibrating import calibrate_stack

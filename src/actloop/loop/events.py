@@ -22,8 +22,8 @@ from jaxtyping import Float
 from actloop.checks.evidence import Reading
 from actloop.contracts import Action, Embodiment, Observation, Prediction, State, Task
 from actloop.errors import DataError
-from actloop.loop.encoding import pack
-from actloop.loop.lines import encode
+from actloop.loop.log.encoding import pack
+from actloop.loop.log.lines import encode
 from actloop.loop.result import EpisodeResult
 
 FORMAT = 2  # of the log; another one does not replay

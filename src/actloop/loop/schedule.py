@@ -193,7 +193,7 @@ class Schedule:
         if plan is None or self.left < 1 or self._stale():
             return None
         rest = np.stack([plan.path.action(at, 1.0) for at in np.arange(plan.at, plan.end - 1 + NEARLY)])
-        return Committed(actions=rest, fixed=min(delay, len(rest)))
+        return Committed(actions=self._body.action.clip(rest), fixed=min(delay, len(rest)))
 
     def part(self, ticket: Ticket | None = None) -> None:
         """Part the plans from `ticket` on, or from the next question, from those before.
@@ -376,7 +376,7 @@ class Schedule:
     def _refusal(self, ticket: Ticket) -> str:
         if ticket.episode != self._episode:
             return "episode"
-        if self._plan is not None and ticket.tick <= self._plan.ticket.tick:
+        if self._plan is not None and ticket.plan <= self._plan.ticket.plan:
             return "older"
         return "" if ticket.plan in self._marks else "plan"
 

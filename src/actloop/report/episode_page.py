@@ -15,7 +15,7 @@ from string import Template
 import numpy as np
 
 from actloop.errors import ContractError, DataError
-from actloop.loop.replay import read_episodes
+from actloop.loop.log.replay import read_episodes
 from actloop.report import episode_canvas as drawn
 from actloop.report.episode import EpisodeView, Record, number
 from actloop.report.episode_canvas import Film

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actloop.contracts import Embodiment, World
-from actloop.loop.limits import Limits
+from actloop.loop.governor.limits import Limits
 from actloop.simulation.faults import Disturbed, parse_faults
 from actloop.simulation.registry import make_world
 from actloop.stack.declared import ActionTable, Stack

@@ -19,9 +19,9 @@ from actloop.errors import ActloopError, ContractError
 from actloop.loop.clock import WallClock, real_time
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
+from actloop.loop.governor.limits import Limits
 from actloop.loop.inference import Live
-from actloop.loop.journal import Journal
-from actloop.loop.limits import Limits
+from actloop.loop.log.journal import Journal
 from actloop.loop.places import InThread
 from actloop.loop.process import InProcess
 from actloop.loop.questions import Place

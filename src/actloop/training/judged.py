@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from actloop.models.judge import Judge
+from actloop.training.judge_samples import Frames, Samples, Told, value_samples, verifier_samples
 from actloop.training.judges import scores
-from actloop.training.moments import FITS, PERTURBED, Frames, Samples, Told, value_samples, verifier_samples
+from actloop.training.moments import FITS, PERTURBED
 from actloop.training.rollouts import Rollout
 
 LEADS = (0, 1, 3, 5, 9, 13, 17)  # edges of the groups of leads

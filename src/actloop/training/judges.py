@@ -11,7 +11,7 @@ from torch.nn import functional
 from actloop.errors import ContractError
 from actloop.models.judge import Judge
 from actloop.models.verifier import IMAGINED, VIEWS
-from actloop.training.moments import Frames, Samples
+from actloop.training.judge_samples import Frames, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

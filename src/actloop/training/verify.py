@@ -26,11 +26,7 @@ from actloop.errors import DataError
 from actloop.models.judge import Judge, JudgeConfig, Judging
 from actloop.models.value import Value, save_value
 from actloop.models.verifier import VIEWS, Verifier, numbers_size, save_verifier
-from actloop.training.judged import value_report, verifier_report
-from actloop.training.judges import JudgeRecipe, fit
-from actloop.training.moments import (
-    FITS,
-    PERTURBED,
+from actloop.training.judge_samples import (
     Frames,
     Samples,
     Told,
@@ -39,6 +35,9 @@ from actloop.training.moments import (
     value_samples,
     verifier_samples,
 )
+from actloop.training.judged import value_report, verifier_report
+from actloop.training.judges import JudgeRecipe, fit
+from actloop.training.moments import FITS, PERTURBED
 from actloop.training.rollouts import Rollout, collect, read_rollouts
 from actloop.training.twins import collect_twins
 

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from actloop.loop.axes import Axes
-from actloop.loop.limits import Grid
+from actloop.loop.governor.axes import Axes
+from actloop.loop.governor.limits import Grid
 
 Numbers = Float[np.ndarray, "axes"]
 NEARLY = 1e-9  # in units of the action: nearer than this is there

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actloop.loop.axes import Axes
-from actloop.loop.braking import ease_one
+from actloop.loop.governor.axes import Axes
+from actloop.loop.governor.braking import ease_one
 from actloop.loop.path import Path
 
 Numbers = Float[np.ndarray, "axes"]
@@ -77,7 +77,7 @@ class Route:
 
     def fine(self, index: int) -> bool:
         """Whether all from a segment on, as far as a stop goes, can be taken at full pace from vertex to vertex."""
-        return self._fine[index]
+        return bool(self._fine[index])
 
     def _fit(self) -> None:
         """Fit the spline, and find the paces that it allows."""
@@ -133,7 +133,7 @@ class Route:
             self._fit()
         index = int(at)
         after = self._after[index]
-        return min(self._steady[index], math.sqrt(after * after + self._slowing[index] * (index + 1 - at)))
+        return float(min(self._steady[index], math.sqrt(after * after + self._slowing[index] * (index + 1 - at))))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -146,13 +146,13 @@ class Route:
         """Where progress `at` is."""
         low = min(int(at), len(self.steps) - 1)
         share = at - low
-        if share == 0.0:
-            return self.points[low]
-        if share >= 1.0:
-            return self.points[low + 1]
+        point: Numbers
+        if share == 0.0 or share >= 1.0:
+            point = self.points[low + int(share >= 1.0)]
+            return point
         if not self._smooth:
             self._fit()
-        point: Numbers = np.array([1.0, share, share * share, share**3]) @ self._cubic[low]
+        point = np.array([1.0, share, share * share, share**3]) @ self._cubic[low]
         return point if self._inside else np.minimum(np.maximum(point, self._low), self._high)
 
     def slope(self, at: float) -> Numbers:

@@ -17,12 +17,10 @@ import numpy as np
 
 from actloop.contracts import Action, Embodiment, State
 from actloop.errors import ContractError
-from actloop.loop.following import Follower
-from actloop.loop.limits import Grid, Limits
-from actloop.loop.moving import Switch
+from actloop.loop.governor.following import Follower
+from actloop.loop.governor.limits import Grid, Limits
+from actloop.loop.governor.moving import Switch
 from actloop.loop.path import Path
-
-__all__ = ["Governed", "Governor", "Limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

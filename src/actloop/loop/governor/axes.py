@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from actloop.loop.braking import SLACK, ease, ease_one, solve, travel
-from actloop.loop.limits import UNBOUNDED, Grid
+from actloop.loop.governor.braking import SLACK, ease, ease_one, solve, travel
+from actloop.loop.governor.limits import UNBOUNDED, Grid
 
 Numbers = Float[np.ndarray, "axes"]
 ROOM = 5e-10  # in units of the action per tick: what a step may be bent by to fit

@@ -19,10 +19,10 @@ from actloop.contracts import ActionChunk, Observation, Prediction, embodiment_f
 from actloop.errors import ActloopError, DataError
 from actloop.loop.config import LoopConfig
 from actloop.loop.controller import Controller
-from actloop.loop.decided import Record, equal, of_ask, of_refusal, of_step, rounds, show, vector, words
 from actloop.loop.events import FORMAT, read_events
 from actloop.loop.inference import Reply
 from actloop.loop.latency import LatencyProfile
+from actloop.loop.log.decided import Record, equal, of_ask, of_refusal, of_step, rounds, show, vector, words
 from actloop.loop.questions import Answer, Ticket
 
 EPISODE = 0  # of the tickets here; those of another one have any other number

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from actloop.contracts import State
-from actloop.loop.braking import ease_one
-from actloop.loop.limits import Grid
-from actloop.loop.moving import NEARLY, STILL, Mover
+from actloop.loop.governor.braking import ease_one
+from actloop.loop.governor.limits import Grid
+from actloop.loop.governor.moving import NEARLY, STILL, Mover
+from actloop.loop.governor.route import TINY, Route
 from actloop.loop.path import Path
-from actloop.loop.route import TINY, Route
 
 Numbers = Float[np.ndarray, "axes"]
 
@@ -30,6 +30,8 @@ BESIDE = 0.7  # of the pace that the path allows, while the robot is beside it a
 
 class Follower(Mover):
     """The components whose pace along the path is one."""
+
+    _stop: list[float]  # paces of a stop along the path, while one is known
 
     def __init__(self, grid: Grid) -> None:
         self._which = grid.arm
@@ -54,11 +56,12 @@ class Follower(Mover):
 
     def sent(self, action: Numbers) -> None:
         super().sent(action)
-        self._stop, self._straight, self._kept = [], 0, 0
+        self._straight = self._kept = 0
+        self._stop = []
 
     def _leave(self) -> None:
         self.path = self._route = None
-        self._stop: list[float] = []
+        self._stop = []
         self._held: Numbers | None = None
         self._rested = False
         self._followed = 0  # ticks on the path in a row

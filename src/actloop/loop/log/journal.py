@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from actloop.loop import lines
-from actloop.loop.encoding import pack
 from actloop.loop.events import Event
+from actloop.loop.log import lines
+from actloop.loop.log.encoding import pack
 
 PIPE_SIZE = 1 << 20  # bytes, seconds of robot time; what the kernel does not grant is halved
 LAST_WAIT = 5.0  # seconds that the writer gets to finish
