@@ -14,14 +14,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from actloop.checks.detection import detection
 from actloop.evaluation import CompareConfig, compare
 from actloop.evaluation.comparison import ALL, Comparison
 from actloop.evaluation.identity import code_commit, processor
 from actloop.evaluation.progress import ProgressBar
 from actloop.evaluation.statistics import compare_paired, wilson
+from actloop.loop import read_events
 from actloop.report.page import write_page
 
 FIXED = (2, 4, 8, 16)
+SOON = 10  # ticks after the onset that count as in time
 TASKS = ("pick-red", "pick-blue", "place-left-green", "place-right-blue", "belt-red")
 FAULTS = {
     "undisturbed": (),
@@ -144,6 +147,39 @@ def table(name: str, found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def alarms(name: str, comparison: Comparison, out: Path, alpha: float) -> str:
+    """When the checks of the adaptive arm spoke: false alarms where nothing happened, detection where something did."""
+    records = [record for record in comparison.records if record["arm"] == "adaptive"]
+    onsets = [
+        min((one["onset"] for one in record.get("incidents", ()) if one["onset"] is not None), default=None)
+        for record in records
+    ]
+    watched = [
+        {
+            event["anchor"]: float(any(reading["alarm"] for reading in event["readings"]))
+            for event in read_events(out / record["events"])
+            if event["event"] == "replied" and event["layer"] == "check"
+        }
+        for record in records
+    ]
+    quiet = [
+        episode
+        for episode, onset, record in zip(watched, onsets, records, strict=True)
+        if onset is None and record["result"]["outcome"]["success"]
+    ]
+    false = detection(quiet, [None] * len(quiet), threshold=0.5).false_alarms
+    lines = [
+        f"Alarms, {name}: in {false} of the successful episodes without a fault, calibrated for {100 * alpha:g} %."
+    ]
+    found = detection(watched, onsets, threshold=0.5, within=SOON)
+    if found.recall.of:
+        lines.append(
+            f"Within {SOON} ticks of the fault in {found.recall}, median delay {found.median_delay:.0f} ticks;"
+            f" before it in {found.early}."
+        )
+    return " ".join(lines)
+
+
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """The adaptive arm against the fixed chunk that succeeded most often over all comparisons."""
 
@@ -169,8 +205,8 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
     saved, quicker = 1 - mean("adaptive", "calls") / mean(best, "calls"), 1 - time("adaptive") / time(best)
     points = 100 * paired.difference.value
     return (
-        f"Against the best fixed chunk, `{best}`: {100 * saved:+.0f} % fewer model calls, {100 * quicker:+.0f} % less"
-        f" time, {points:+.1f} points of success ({100 * paired.difference.low:+.1f} to"
+        f"Against the best fixed chunk, `{best}`: {-100 * saved:+.0f} % model calls, {-100 * quicker:+.0f} % time to"
+        f" success (restricted mean), {points:+.1f} points of success ({100 * paired.difference.low:+.1f} to"
         f" {100 * paired.difference.high:+.1f}; {paired.pairs} pairs, p = {paired.p_value:.2f}). The published mark"
         " (2605.06222, RoboTwin): 69 % fewer passes, 34 % less time, +2.5 points."
     )
@@ -220,7 +256,8 @@ def main() -> None:
         write_page(config.out)
         comparisons.append(comparison)
         parts.append(table(f"{name}: `{' '.join(FAULTS[name]) or 'nothing'}`", rows(comparison)))
-        print(parts[-1], flush=True)
+        parts.append(alarms(name, comparison, config.out, options.alpha))
+        print(*parts[-2:], sep="\n\n", flush=True)
     disturbed = [item for item, name in zip(comparisons, options.faults, strict=True) if FAULTS[name]]
     parts.append(f"**Where something goes wrong.** {verdict(disturbed)}" if disturbed else "")
     if "undisturbed" in options.faults:

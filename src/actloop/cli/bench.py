@@ -78,7 +78,7 @@ def show_bench(
 
 
 def _headline(about: dict[str, object]) -> str:
-    size = f"{'fastwam'}, size {about['size']}"
+    size = f"fastwam, size {about['size']}"
     if about["cut"]:
         size += f", CUT TO {about['cut']}: stages of the whole network take longer"
     machine = f"{about['device']}, {about['threads']} threads, torch {about['torch']}, {about['dtype']}"

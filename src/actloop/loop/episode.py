@@ -458,12 +458,12 @@ class _Run:
 
         Places that passed altogether are left empty: commands sent in a burst would move the robot that much faster.
         """
-        behind = self._now() - self._elapsed(tick)
+        self._clock.sleep_until(self._t0 + self._elapsed(tick))
+        behind = self._now() - self._elapsed(tick)  # also where the process was stopped in its sleep
         if behind >= self._body.period:
             places = math.floor(behind / self._body.period)
             self._missed += places
             self._controller.miss(places)
-        self._clock.sleep_until(self._t0 + self._elapsed(tick))
 
     def _now(self) -> float:
         """Seconds since the first tick."""
