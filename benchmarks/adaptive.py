@@ -39,11 +39,12 @@ name = "tabletop"
 [loop]
 execute_horizon = {execute}
 run_on = {run_on}
-agree_below = {agree}
+agree_below = {agree_below}
 
 [loop.ladder]
 rungs = ["replan"]
 settle = {settle}
+calm = {calm}
 
 [action]
 model = "{model}"
@@ -76,23 +77,15 @@ class Row:
 def stacks(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     """The stack files of all arms."""
     folder.mkdir(parents=True, exist_ok=True)
-    checks = ", ".join(f'"{name}"' for name in options.checks)
-    texts = {
-        f"fixed-{count}": STACK.format(
-            agree=options.agree_below, settle=options.settle, execute=count, run_on=0, model=options.model
-        )
-        for count in options.fixed
-    }
     verifier = Path(str(files("actloop"))) / "weights" / "tabletop" / "checks" / "verifier.safetensors"
-    check = CHECK.format(verifier=verifier, checks=checks, every=options.every, latency=options.check_latency)
-    adaptive = STACK.format(
-        agree=options.agree_below,
-        settle=options.settle,
-        execute=options.execute,
-        run_on=options.run_on,
-        model=options.model,
+    common = {name: getattr(options, name) for name in ("model", "settle", "calm", "agree_below")}
+    texts = {f"fixed-{count}": STACK.format(execute=count, run_on=0, **common) for count in options.fixed}
+    texts["adaptive"] = STACK.format(execute=options.execute, run_on=options.run_on, **common) + CHECK.format(
+        verifier=verifier,
+        checks=", ".join(f'"{name}"' for name in options.checks),
+        every=options.every,
+        latency=options.check_latency,
     )
-    texts["adaptive"] = adaptive + check
     for name, text in texts.items():
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     return {name: str(folder / f"{name}.toml") for name in texts}
@@ -225,6 +218,7 @@ def main() -> None:
     parser.add_argument("--run-on", type=int, default=8, help="actions that adaptive executes while checks agree")
     parser.add_argument("--settle", type=int, default=4, help="ticks that a new chunk gets before another replaces it")
     parser.add_argument("--agree-below", type=float, default=0.0, help="score up to which reality agrees")
+    parser.add_argument("--calm", type=int, default=50, help="ticks without an alarm before chunks are run on again")
     parser.add_argument("--every", type=int, default=1, help="ticks between two looks")
     parser.add_argument("--check-latency", type=float, default=20, help="milliseconds that a look is charged")
     parser.add_argument("--alpha", type=float, default=0.1)

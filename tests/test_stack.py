@@ -518,7 +518,7 @@ def test_calibrate_says_what_it_promises(stack, tmp_path, capsys):
     assert "at most 10.0% of fresh successful episodes" in said
     assert "`calibration` in [check]" in said
     open_stack(found, calibration=tmp_path / "calibration.json").close()
-    with pytest.raises(TooFewEpisodes, match=r"needs .*, got 3"):
+    with pytest.raises(TooFewEpisodes, match=r"need at least 5 episodes, got 2"):
         calibrate(found.path, episodes=3, seed=500, alpha=0.1, out=tmp_path / "calibration.json")
 
 

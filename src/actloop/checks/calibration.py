@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from actloop.errors import ContractError, UnknownNameError
 
 FORMAT = "actloop.calibration.1"
 LEAST_FITTED = 5  # episodes that normalisers need
+OUT_OF_REACH = 1e9  # of any normalised score
 
 Scores = Mapping[str, Sequence[Score]]
 """What an episode gave, by check, in order of time; see `Checker.scores`."""
@@ -72,6 +73,23 @@ class Calibration:
         """The episode's largest normalised score over checks and moments; minus infinite without any."""
         values = [self._normaliser(name).value(score) for name, scores in episode.items() for score in scores]
         return max(values, default=-math.inf)
+
+    def completed(self, episodes: Sequence[Scores]) -> "Calibration":
+        """With a threshold from these successful episodes, none of which the normalisers were fitted on.
+
+        A check that first scores here takes no part.
+
+        Raises:
+            TooFewEpisodes: fewer than 1 / alpha - 1.
+            ContractError: a score is not finite.
+        """
+        needed = episodes_needed(self.alpha)
+        if len(episodes) < needed:
+            reason = f"a false-alarm rate of {self.alpha:g} needs at least {needed} episodes, got {len(episodes)}"
+            raise TooFewEpisodes("calibration", reason)
+        _refuse_odd(episodes)
+        known = [{name: one for name, one in episode.items() if name in self.normalisers} for episode in episodes]
+        return replace(self, maxima=tuple(sorted(self.maximum(episode) for episode in known)))
 
     def false_alarms(self, episodes: Iterable[Scores]) -> Rate:
         """How many of these successful episodes, fresh ones, it would have raised an alarm in."""
@@ -180,19 +198,44 @@ def calibrate(
         needed = next(n for n in itertools.count(max(start - 1, 0)) if _fitted(n, alpha, fit_share) is not None)
         wanted = f"a false-alarm rate of {alpha:g}, with {fit_share:.0%} of the episodes to fit on,"
         raise TooFewEpisodes("calibration", f"{wanted} needs at least {needed} episodes, got {len(episodes)}")
-    _refuse_odd(episodes)
     order = np.random.default_rng(seed).permutation(len(episodes))
     fit, rest = [episodes[i] for i in order[:fitted]], [episodes[i] for i in order[fitted:]]
-    names = sorted({name for episode in episodes for name, scores in episode.items() if scores})
+    names = {name for episode in episodes for name, scores in episode.items() if scores}
+    return normalised(fit, alpha=alpha, identity=identity, names=names).completed(rest)
+
+
+def normalised(
+    episodes: Sequence[Scores], *, alpha: float, identity: Mapping[str, str], names: Iterable[str] = ()
+) -> Calibration:
+    """A calibration that raises no alarm yet: normalisers alone, so that scores can be told on the common scale.
+
+    Where scores decide how long the robot runs on, its threshold has to come from episodes in which they did:
+    `completed` with those.
+
+    Args:
+        episodes: successful ones.
+        alpha: as in `calibrate`.
+        identity: as in `calibrate`.
+        names: checks that have to be among them, besides those that scored.
+
+    Raises:
+        TooFewEpisodes: fewer than 5.
+        ContractError: a check has no scores, or one that is not finite.
+    """
+    if len(episodes) < LEAST_FITTED:
+        raise TooFewEpisodes("calibration", f"normalisers need at least {LEAST_FITTED} episodes, got {len(episodes)}")
+    _refuse_odd(episodes)
+    found = sorted({name for episode in episodes for name, scores in episode.items() if scores} | set(names))
     normalisers = {}
-    for name in names:
+    for name in found:
         try:
-            normalisers[name] = Normaliser.fit([episode.get(name, ()) for episode in fit], tail=alpha / len(names))
+            normalisers[name] = Normaliser.fit([episode.get(name, ()) for episode in episodes], tail=alpha / len(found))
         except ContractError as error:
             raise ContractError(f"calibration.{name}", error.reason) from error
-    unscaled = Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=(), fitted=fitted)
-    maxima = tuple(sorted(unscaled.maximum(episode) for episode in rest))
-    return Calibration(alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=maxima, fitted=fitted)
+    quiet = (OUT_OF_REACH,) * episodes_needed(alpha)
+    return Calibration(
+        alpha=alpha, identity=dict(identity), normalisers=normalisers, maxima=quiet, fitted=len(episodes)
+    )
 
 
 def _refuse_odd(episodes: Sequence[Scores]) -> None:

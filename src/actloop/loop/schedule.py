@@ -356,8 +356,8 @@ class Schedule:
 
     @property
     def needs_observation(self) -> bool:
-        """Whether the next command needs one: it may be a hold at the measured pose, or a residual looks at it."""
-        return not self._last or self._residual is not None
+        """Whether the next command needs one: to hold where it is measured, for a residual, or for the governor."""
+        return not self._last or self._residual is not None or self._governor.looks
 
     def _forget(self) -> None:
         self._tick = self._missed = self._plans = self._executed = 0

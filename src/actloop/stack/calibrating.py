@@ -3,10 +3,13 @@
 episodes --scores of those that succeed--> calibrate --> Calibration, bound to this stack
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from actloop.checks.calibration import Calibration, Scores, calibrate
+from actloop.checks.calibration import Calibration, Scores, normalised
 from actloop.checks.evidence import Score
 from actloop.errors import ContractError
 from actloop.loop.events import Event, Replied
@@ -53,6 +56,9 @@ def calibrate_stack(
 ) -> Calibrated:
     """Run `episodes` of every task, and calibrate on those that succeed.
 
+    The first ones fit the normalisers. In the others these are in force, without alarms, so that scores decide how far
+    the robot runs on, as they will later; the threshold comes from them.
+
     Args:
         stack: its faults and its calibration are left out.
         alpha: the share of successful episodes that may raise an alarm.
@@ -72,18 +78,29 @@ def calibrate_stack(
     if stack.check is None or "check" in stack.offline:
         raise ContractError(str(stack.path), "has no [check] that is asked: there is nothing to calibrate")
     plain = replace(stack, check=replace(stack.check, calibration=None), world=replace(stack.world, faults=()))
-    kept: list[Scores] = []
+    if not 0 < fit_share < 1:
+        raise ContractError("calibration.fit_share", f"expected a share between 0 and 1, got {fit_share}")
+    first = math.ceil(fit_share * episodes)
+    seeds = range(seed, seed + first), range(seed + first, seed + episodes)
+    fit, rest = list[Scores](), list[Scores]()
     run = 0
-    with open_stack(plain, clock=clock, place=place, latency=latency) as opened:
-        for task in tasks_of(opened.world, tasks) if tasks else opened.tasks:
-            for number in range(seed, seed + episodes):
-                scored = Scored()
-                result = opened.run(task, seed=number, subscribers=(scored,), episode=run)
-                run += 1
-                if result.success:
-                    kept.append(scored.scores)
-                if progress is not None:
-                    progress(run, len(kept))
-        identity = opened.calibration_identity
-    calibration = calibrate(kept, alpha=alpha, identity=identity, fit_share=fit_share)
-    return Calibrated(calibration=calibration, episodes=run, successes=len(kept))
+    with TemporaryDirectory() as folder:
+        for kept, part in zip((fit, rest), seeds, strict=True):
+            with open_stack(plain, clock=clock, place=place, latency=latency) as opened:
+                for task in tasks_of(opened.world, tasks) if tasks else opened.tasks:
+                    for number in part:
+                        scored = Scored()
+                        result = opened.run(task, seed=number, subscribers=(scored,), episode=run)
+                        run += 1
+                        if result.success:
+                            kept.append(scored.scores)
+                        if progress is not None:
+                            progress(run, len(fit) + len(rest))
+                identity = opened.calibration_identity
+            if kept is fit:  # in the second part scores decide how far the robot runs on, as they will later
+                calibration = normalised(fit, alpha=alpha, identity=identity)
+                path = Path(folder, "normalisers.json")
+                calibration.save(path)
+                plain = replace(plain, check=replace(stack.check, calibration=path))
+    calibration = calibration.completed(rest)
+    return Calibrated(calibration=calibration, episodes=run, successes=len(fit) + len(rest))

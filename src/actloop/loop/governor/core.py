@@ -60,7 +60,13 @@ class Governor:
         self._arm, self._hand = grid.arm, ~grid.arm
         self._follower = Follower(grid)
         self._switch = Switch(grid.take(~grid.arm)) if self._hand.any() else None
+        self._boxed = bool((grid.kinds.delta & grid.positioned & grid.arm).any())
         self.reset()
+
+    @property
+    def looks(self) -> bool:
+        """Whether a measured state would count in the next tick: before the first one, and at rest for its box."""
+        return not self._free and (not self._placed or (self._boxed and self._follower.still))
 
     def reset(self) -> None:
         """Forget what was sent: the robot is at rest where the next state says."""
