@@ -37,10 +37,9 @@ from actloop.models.verifier import (
     rest_of,
     save_verifier,
 )
-from actloop.training.judge_samples import usual_ticks
 from actloop.training.judged import auprc, auroc
 from actloop.training.judges import JudgeRecipe
-from actloop.training.moments import Perturber, evidence, moments
+from actloop.training.moments import Perturber, evidence, is_late, moments, usual_ticks
 from actloop.training.rollouts import Rollout, read, read_rollouts, roll_out, write
 from actloop.training.twins import collect_twins, twin
 from actloop.training.verify import held_out, train_on
@@ -423,6 +422,13 @@ class TestMoments:
         assert seen == {"shifted", "elsewhere", "otherwise"}
         last = moments(made[0], 0, 10.0)[5]
         assert perturb(evidence(made[0], last, BODY), last) is None
+
+    def test_late_is_longer_than_usual_since_the_disturbance(self) -> None:
+        usual = {"touch": 12.0}
+        assert not is_late(rollout(0), usual)
+        assert is_late(rollout(0, ticks=18), usual)
+        assert not is_late(rollout(0, disturbance="jump", at=3, ticks=18), usual)
+        assert not is_late(rollout(0, ticks=18), {})
 
     def test_usual_length_is_of_undisturbed_successes(self) -> None:
         made = [rollout(0), rollout(1, disturbance="jump", at=3, ticks=18), rollout(2, success=False, ticks=6)]

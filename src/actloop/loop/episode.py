@@ -458,8 +458,13 @@ class _Run:
 
         Places that passed altogether are left empty: commands sent in a burst would move the robot that much faster.
         """
+        self._leave_out(tick)
         self._clock.sleep_until(self._t0 + self._elapsed(tick))
-        behind = self._now() - self._elapsed(tick)  # also where the process was stopped in its sleep
+        self._leave_out(tick)  # where the process was stopped in its sleep
+
+    def _leave_out(self, tick: int) -> None:
+        """Count the places that have passed before that of `tick`."""
+        behind = self._now() - self._elapsed(tick)
         if behind >= self._body.period:
             places = math.floor(behind / self._body.period)
             self._missed += places

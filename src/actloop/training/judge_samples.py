@@ -6,7 +6,6 @@ rollouts --Frames--> pictures by row
                       disturbance on
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from actloop.errors import DataError
 from actloop.models.judge import resized
 from actloop.models.text import Vocabulary
 from actloop.models.verifier import moment_numbers, nearest_imagined, path_of, strayed_by
-from actloop.training.moments import FITS, RAMP, Moment, Perturber, evidence, moments
+from actloop.training.moments import FITS, RAMP, Moment, Perturber, evidence, is_late, moments
 from actloop.training.rollouts import Rollout
 
 
@@ -119,13 +118,25 @@ def _strayed(rollouts: Sequence[Rollout], embodiment: Embodiment) -> Normalizer:
 
 
 def verifier_samples(
-    rollouts: Sequence[Rollout], frames: Frames, told: Told, *, perturbed: int, rng: np.random.Generator
+    rollouts: Sequence[Rollout],
+    frames: Frames,
+    told: Told,
+    *,
+    perturbed: int,
+    rng: np.random.Generator,
+    usual: Mapping[str, float] | None = None,
 ) -> Samples:
-    """Every labelled moment, and of the executable ones `perturbed` perturbed copies each."""
+    """Every labelled moment, and of the executable ones `perturbed` perturbed copies each.
+
+    With `usual` (`usual_ticks`), executable moments of episodes that succeeded late are left out.
+    """
     perturb = Perturber(rollouts, told.embodiment, told.normalizers["path"], rng)
     rows: list[tuple[Moment, Evidence, str]] = []
     for episode, rollout in enumerate(rollouts):
+        late = usual is not None and is_late(rollout, usual)
         for moment in moments(rollout, episode, told.embodiment.control_hz):
+            if late and moment.kind == FITS:
+                continue
             found = evidence(rollout, moment, told.embodiment)
             rows.append((moment, found, moment.kind))
             made = [perturb(found, moment) for _ in range(perturbed if moment.kind == FITS else 0)]
@@ -153,18 +164,6 @@ def verifier_samples(
         lead=np.array([found.lead for _, found, _ in rows]),
         episode=np.array([moment.episode for moment, _, _ in rows]),
     )
-
-
-def usual_ticks(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Mean length of every task's successful episodes, of the undisturbed ones where there are any."""
-    plain: dict[str, list[int]] = defaultdict(list)
-    all_of: dict[str, list[int]] = defaultdict(list)
-    for rollout in rollouts:
-        if rollout.success:
-            all_of[rollout.task].append(rollout.ticks)
-            if not rollout.disturbance:
-                plain[rollout.task].append(rollout.ticks)
-    return {task: float(np.mean(plain.get(task) or ticks)) for task, ticks in all_of.items()}
 
 
 def value_samples(rollouts: Sequence[Rollout], frames: Frames, told: Told, usual: Mapping[str, float]) -> Samples:

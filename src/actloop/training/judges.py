@@ -13,6 +13,8 @@ from actloop.models.judge import Judge
 from actloop.models.verifier import IMAGINED, VIEWS
 from actloop.training.judge_samples import Frames, Samples
 
+SHIFT = 1  # pixels that a batch is shifted by at most, or the network learns scenes by heart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRecipe:
@@ -68,7 +70,8 @@ def fit(
         views = samples.views[rows].copy()
         if views.shape[1] == len(VIEWS):
             views[rng.random(len(rows)) < recipe.blind, -1] = -1
-        logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows])
+        shift = (int(rng.integers(-SHIFT, SHIFT + 1)), int(rng.integers(-SHIFT, SHIFT + 1)))
+        logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows], shift=shift)
         target = recipe.smoothing + (1 - 2 * recipe.smoothing) * samples.target[rows]
         loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(target.astype(np.float32)))
         optimizer.zero_grad()
@@ -89,9 +92,13 @@ def answer(
     views: np.ndarray,
     numbers: np.ndarray,
     words: np.ndarray,
+    *,
+    shift: tuple[int, int] = (0, 0),
 ) -> torch.Tensor:
-    """The logits for rows of frames."""
+    """The logits for rows of frames, all of them shifted by so many rows and columns."""
     shown = frames.pixels[np.maximum(views, 0)].swapaxes(1, 2)
+    if any(shift):
+        shown = np.roll(shown, shift, axis=(3, 4))
     absent = views < 0
     shown[np.broadcast_to(absent[:, None], shown.shape[:3])] = 0
     if views.shape[1] == len(VIEWS):

@@ -9,11 +9,12 @@ label of the verifier    1 = no longer executable                       0 = exec
     otherwise
     fits                                                                no disturbance since the anchor, and the
                                                                         episode succeeded
-Left out: earlier moments of failed episodes (which chunk spoilt them is unknown), and plans made during a push.
+Left out: earlier moments of failed episodes and, in training, all of detours that succeeded late, since it is unknown
+which of their chunks led astray; and plans made during a push.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from actloop.training.rollouts import Rollout
 FITS = "fits"
 PERTURBED = ("shifted", "elsewhere", "otherwise")
 PUSH_TICKS = 4  # from a push until plans are made on a settled hand again
+LATE = 1.3  # times the usual length of a task
 FAILING = 1.0  # seconds before the end of a failed episode
 SHIFT = (0.5, 1.5)  # of the spread of the paths, in every direction at random
 RAMP = 4  # ticks over which a shifted path leaves the true one
@@ -69,6 +71,24 @@ def _kind(rollout: Rollout, anchor: int, now: int, control_hz: float) -> str:
     if rollout.success:
         return FITS
     return "failure" if not name and now >= rollout.ticks - FAILING * control_hz else ""
+
+
+def usual_ticks(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean length of every task's successful episodes, of the undisturbed ones where there are any."""
+    plain: dict[str, list[int]] = defaultdict(list)
+    all_of: dict[str, list[int]] = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.success:
+            all_of[rollout.task].append(rollout.ticks)
+            if not rollout.disturbance:
+                plain[rollout.task].append(rollout.ticks)
+    return {task: float(np.mean(plain.get(task) or ticks)) for task, ticks in all_of.items()}
+
+
+def is_late(rollout: Rollout, usual: Mapping[str, float]) -> bool:
+    """Whether an episode took a detour, counted from its disturbance where it has one."""
+    took = rollout.ticks - max(rollout.disturbed_at, 0)
+    return took > LATE * usual.get(rollout.task, np.inf)
 
 
 def evidence(rollout: Rollout, moment: Moment, embodiment: Embodiment) -> Evidence:

@@ -105,25 +105,22 @@ def collect_twins(
 ) -> list[Rollout]:
     """Up to `each` twins of every rollout, in `folder`; goes on where it was cut. They keep their originals' numbers.
 
-    The disturbance that there are fewest of so far is tried first: some fit every moment, some hardly any.
-
     Raises:
         ContractError: the world does not repeat itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Rollout] = []
-    counts = dict.fromkeys(world.disturbances, 0) if isinstance(world, Disturbable) else {}
-    for original, count in product(rollouts, range(each if counts else 0)):
+    names = list(world.disturbances) if isinstance(world, Disturbable) else []
+    for original, count in product(rollouts, range(each if names else 0)):
         path = folder / f"{original.number:06d}-{count}.npz"
         empty = path.with_suffix(".none")
         if not path.exists() and not empty.exists():
             rng = np.random.default_rng([seed, original.number, count])
-            rarest = sorted(counts, key=lambda name: counts[name])
-            made = twin(world, original, world.tasks[original.task], names=rarest, seed=seed, rng=rng)
+            order = [str(name) for name in rng.permutation(names)]
+            made = twin(world, original, world.tasks[original.task], names=order, seed=seed, rng=rng)
             empty.touch() if made is None else write(path, made)
         if path.exists():
             found.append(read(path))
-            counts[found[-1].disturbance] += 1
             if progress is not None:
                 progress(len(found), found[-1])
     return found

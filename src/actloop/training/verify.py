@@ -31,13 +31,12 @@ from actloop.training.judge_samples import (
     Samples,
     Told,
     told_by,
-    usual_ticks,
     value_samples,
     verifier_samples,
 )
 from actloop.training.judged import value_report, verifier_report
 from actloop.training.judges import JudgeRecipe, fit
-from actloop.training.moments import FITS, PERTURBED
+from actloop.training.moments import FITS, PERTURBED, usual_ticks
 from actloop.training.rollouts import Rollout, collect, read_rollouts
 from actloop.training.twins import collect_twins
 
@@ -172,7 +171,8 @@ def train_verifier(
         )
     )
     frames = Frames.of(train, embodiment, network.config.pixels)
-    samples = verifier_samples(train, frames, told, perturbed=2, rng=np.random.default_rng([recipe.seed, 2]))
+    rng, usual = np.random.default_rng([recipe.seed, 2]), usual_ticks(train)
+    samples = verifier_samples(train, frames, told, perturbed=2, rng=rng, usual=usual)
     losses = fit(network, frames, samples, _verifier_groups(samples), recipe, progress)
     report = verifier_report(network, check, told, np.random.default_rng([recipe.seed, 3]))
     said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
