@@ -163,7 +163,7 @@ def compare(
     execute_horizon: options.ExecuteHorizon = None,
     faults: options.Faults = (),
     alpha: options.Alpha = 0.1,
-    calibration_episodes: options.CalibrationEpisodes = 8,
+    calibration_episodes: options.CalibrationEpisodes = 20,
     failure_cost: options.FailureCost = None,
     compute_budget: options.ComputeBudget = None,
     videos: options.Videos = 1,

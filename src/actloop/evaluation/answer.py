@@ -320,7 +320,8 @@ def _foresight(comparison: Comparison) -> str:
     for arm in comparison.run.arms:
         rows = [row for row in comparison.foresight if row.arm == arm.name]
         if rows:
-            lines.append(f"{arm.name} {rows[-1].psnr - rows[-1].still:+.1f} dB".replace("-", "\N{MINUS SIGN}"))
+            gain = f"{rows[-1].psnr - rows[-1].still:+.1f} dB".replace("-", "\N{MINUS SIGN}")
+            lines.append(f"{arm.name} {gain}")
     if not lines:
         return ""
     lead = max(row.lead for row in comparison.foresight)

@@ -63,7 +63,7 @@ class CompareConfig:
     workers: int = 2
     faults: tuple[str, ...] = ()
     alpha: float = 0.1
-    calibration_episodes: int = 8
+    calibration_episodes: int = 20
     failure_cost: float | None = None
     compute_budget: float | None = None
 

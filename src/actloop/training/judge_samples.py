@@ -19,7 +19,7 @@ from actloop.errors import DataError
 from actloop.models.judge import resized
 from actloop.models.text import Vocabulary
 from actloop.models.verifier import moment_numbers, nearest_imagined, path_of, strayed_by
-from actloop.training.moments import FITS, RAMP, Moment, Perturber, evidence, is_late, moments
+from actloop.training.moments import FITS, RAMP, Moment, Perturber, evidence, moments
 from actloop.training.rollouts import Rollout
 
 
@@ -124,19 +124,12 @@ def verifier_samples(
     *,
     perturbed: int,
     rng: np.random.Generator,
-    usual: Mapping[str, float] | None = None,
 ) -> Samples:
-    """Every labelled moment, and of the executable ones `perturbed` perturbed copies each.
-
-    With `usual` (`usual_ticks`), executable moments of episodes that succeeded late are left out.
-    """
+    """Every labelled moment, and of the executable ones `perturbed` perturbed copies each."""
     perturb = Perturber(rollouts, told.embodiment, told.normalizers["path"], rng)
     rows: list[tuple[Moment, Evidence, str]] = []
     for episode, rollout in enumerate(rollouts):
-        late = usual is not None and is_late(rollout, usual)
         for moment in moments(rollout, episode, told.embodiment.control_hz):
-            if late and moment.kind == FITS:
-                continue
             found = evidence(rollout, moment, told.embodiment)
             rows.append((moment, found, moment.kind))
             made = [perturb(found, moment) for _ in range(perturbed if moment.kind == FITS else 0)]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from actloop.models.judge import Judge
 from actloop.training.judge_samples import Frames, Samples, Told, value_samples, verifier_samples
 from actloop.training.judges import scores
-from actloop.training.moments import FITS, PERTURBED
+from actloop.training.moments import FITS, PERTURBED, is_late, usual_ticks
 from actloop.training.rollouts import Rollout
 
 LEADS = (0, 1, 3, 5, 9, 13, 17)  # edges of the groups of leads
@@ -89,17 +89,20 @@ def _by_episode(found: np.ndarray, samples: Samples, rollouts: Sequence[Rollout]
 
     The threshold is the order statistic of split conformal prediction over the held-out successes themselves.
     """
-    quiet, loud = [], {}
-    real = ~np.isin(samples.kind, PERTURBED)
+    quiet, late, loud = [], [], {}
+    real, usual = ~np.isin(samples.kind, PERTURBED), usual_ticks(rollouts)
     for episode, rollout in enumerate(rollouts):
         rows = real & (samples.episode == episode)
         if rollout.success and not rollout.disturbance and rows.any():
             quiet.append(float(found[rows].max()))
+            late.append(is_late(rollout, usual))
         elif rollout.disturbance and (rows := rows & (samples.kind == rollout.disturbance)).any():
             loud[episode] = found[rows]
     rank = min(math.ceil((len(quiet) + 1) * (1 - rate)), len(quiet))
     threshold = float(np.sort(quiet)[rank - 1]) if quiet else math.nan
+    over = np.array(quiet) > threshold
     report: dict[str, Any] = {"threshold": _rounded(threshold), "successes": len(quiet)}
+    report |= {"false alarms": int(over.sum()), "of them late": int((over & late).sum()), "late": sum(late)}
     for kind in sorted({rollouts[episode].disturbance for episode in loud}):
         series = [values for episode, values in loud.items() if rollouts[episode].disturbance == kind]
         heard = [int((values > threshold).argmax()) for values in series if (values > threshold).any()]

@@ -28,8 +28,6 @@ class JudgeRecipe:
     imagines: bool = True
     blind: float = 0.3
     """Share of training samples whose imagined view is taken away."""
-    smoothing: float = 0.0
-    """By how much targets keep away from 0 and 1."""
     pixels: int = 32
     """A side of the pictures that the network sees."""
     seed: int = 0
@@ -72,8 +70,7 @@ def fit(
             views[rng.random(len(rows)) < recipe.blind, -1] = -1
         shift = (int(rng.integers(-SHIFT, SHIFT + 1)), int(rng.integers(-SHIFT, SHIFT + 1)))
         logit = answer(network, frames, views, samples.numbers[rows], samples.words[rows], shift=shift)
-        target = recipe.smoothing + (1 - 2 * recipe.smoothing) * samples.target[rows]
-        loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(target.astype(np.float32)))
+        loss = functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(samples.target[rows]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

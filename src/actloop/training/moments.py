@@ -9,8 +9,8 @@ label of the verifier    1 = no longer executable                       0 = exec
     otherwise
     fits                                                                no disturbance since the anchor, and the
                                                                         episode succeeded
-Left out: earlier moments of failed episodes and, in training, all of detours that succeeded late, since it is unknown
-which of their chunks led astray; and plans made during a push.
+Left out: earlier moments of failed episodes (which chunk spoilt them is unknown), and plans made during a push. An
+episode that succeeded late may have missed a grasp before: its moments count as executable, and cost false alarms.
 """
 
 from collections import defaultdict

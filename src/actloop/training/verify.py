@@ -44,7 +44,7 @@ HARD = ("static-hard", "consequence")  # groups of tasks that policies seldom su
 SHARES = {"disturbed": 0.35, "perturbed": 0.12, "failure": 0.03}  # of a batch; the rest is executable
 
 ARMS = ("fast", "no-cotrain", "action-conditioned", "joint")  # whose rollouts the shipped judges learned from
-VERIFIER = JudgeRecipe(steps=3000, weight_decay=0.1, smoothing=0.01)
+VERIFIER = JudgeRecipe(steps=1500, weight_decay=0.1)
 VALUE = JudgeRecipe(steps=800, weight_decay=0.1)
 
 Progress = Callable[[str, int, float], None]
@@ -62,7 +62,7 @@ def train_judges(
     out: Path,
     *,
     episodes: int = 1400,
-    twins: int = 3,
+    twins: int = 2,
     seed: int = 0,
     verifier: JudgeRecipe = VERIFIER,
     value: JudgeRecipe = VALUE,
@@ -171,8 +171,7 @@ def train_verifier(
         )
     )
     frames = Frames.of(train, embodiment, network.config.pixels)
-    rng, usual = np.random.default_rng([recipe.seed, 2]), usual_ticks(train)
-    samples = verifier_samples(train, frames, told, perturbed=2, rng=rng, usual=usual)
+    samples = verifier_samples(train, frames, told, perturbed=2, rng=np.random.default_rng([recipe.seed, 2]))
     losses = fit(network, frames, samples, _verifier_groups(samples), recipe, progress)
     report = verifier_report(network, check, told, np.random.default_rng([recipe.seed, 3]))
     said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
