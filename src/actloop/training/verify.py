@@ -62,7 +62,7 @@ def train_judges(
     out: Path,
     *,
     episodes: int = 1400,
-    twins: int = 2,
+    twins: int = 3,
     seed: int = 0,
     verifier: JudgeRecipe = VERIFIER,
     value: JudgeRecipe = VALUE,
