@@ -3,7 +3,7 @@
     policies, world --collect--> rollouts --collect_twins--> disturbed ones --+
                                     +-- both: the verifier, the first: the value, --train_on--> two files, a report
 
-The files that ship for the tabletop came from one call, about XX minutes of one core, and everything follows from the
+The files that ship for the tabletop came from one call, half an hour of one free core, and everything follows from the
 seed:
 
     train_judges(make_world("tabletop"), {name: load_policy(shipped_weights("tabletop")[name]) for name in ARMS},
