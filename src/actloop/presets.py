@@ -14,19 +14,15 @@ DEMO_ARMS = ("no-cotrain", "fast", "joint", "idm")
 EXECUTE_HORIZON = 4
 
 
-def small(variant: str, *, steps: int, committed_max: int = 0) -> TrainConfig:
+def small(variant: str, *, steps: int) -> TrainConfig:
     """A Fast-WAM of 1.4 M parameters for 64-pixel cameras, trained alike for every variant."""
-    return TrainConfig(model=FastWAMConfig(variant=variant, committed_max=committed_max), steps=steps)
+    return TrainConfig(model=FastWAMConfig(variant=variant), steps=steps)
 
 
-COMMITTED_MAX = 8  # half of a chunk: what takes longer than half a chunk cannot be answered in time
 STEPS = {"tabletop": 3000, "metaworld": 1200}  # a tenth of the demonstrations, less than half of the steps
 
 PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
     f"{world}-{variant}": partial(small, variant, steps=steps) for world, steps in STEPS.items() for variant in VARIANTS
-} | {
-    f"{world}-fast-committed": partial(small, "fast", steps=steps, committed_max=COMMITTED_MAX)
-    for world, steps in STEPS.items()
 }
 
 

@@ -5,7 +5,7 @@ data     = "datasets/kitchen"                a LeRobot v3 dataset
 prompts  = "prompts.safetensors"             contexts of its instructions, where the policy reads contexts
 variant  = "fast"                            default: the policy's
 upright  = true                              recorded frames are upright where the policy's body turns them
-committed_max = 8                            train to continue up to 8 given actions; default: as the policy
+committed_max = 4                            train to continue up to 4 given actions; default: as the policy
 
 [fields]                                     which feature is what; cameras under the names of the policy's body
 cameras = { front = "observation.images.top", wrist = "observation.images.wrist" }
