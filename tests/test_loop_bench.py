@@ -17,7 +17,7 @@ from actloop.contracts import Observation
 from actloop.errors import ContractError, UnknownNameError
 from actloop.loop import clock as clocks
 from actloop.loop.border import Border
-from actloop.loop.clock import WallClock, real_time, undisturbed
+from actloop.loop.clock import GIVE_WAY, WallClock, real_time, undisturbed
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import EpisodeEnded, Requested, ThreadedBus, Ticked
@@ -387,3 +387,14 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_an_unknown_arm_is_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'process'"):
         show_loop_bench((50.0,), arms=["proces"])
+
+
+def test_the_last_of_two_overlapping_episodes_sets_the_interpreter_back():
+    before = sys.getswitchinterval()
+    first, second = undisturbed(), undisturbed()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(GIVE_WAY), "the other one still runs"
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == pytest.approx(before)

@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,15 +66,39 @@ def undisturbed() -> Iterator[None]:
     By default a thread that computes in Python keeps the interpreter for 5 ms, and a look at all the objects of a
     process that has loaded torch takes 90 ms.
     """
-    interval = sys.getswitchinterval()
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(min(interval, GIVE_WAY))
+    _quiet.begin()
     try:
         yield
     finally:
-        sys.setswitchinterval(interval)
-        gc.unfreeze()
+        _quiet.end()
+
+
+class _Quiet:
+    """Counts the episodes that overlap: the first one sets the interpreter, the last one sets it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._interval = 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._running += 1
+            if self._running == 1:
+                self._interval = sys.getswitchinterval()
+                gc.collect()
+                gc.freeze()
+                sys.setswitchinterval(min(self._interval, GIVE_WAY))
+
+    def end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0:
+                sys.setswitchinterval(self._interval)
+                gc.unfreeze()
+
+
+_quiet = _Quiet()
 
 
 @contextmanager
