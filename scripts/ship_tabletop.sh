@@ -14,3 +14,9 @@ variant joint
 variant idm
 variant optional-idm
 wait
+# Real-time chunking, trained: fast goes on for a thousand steps with the committed actions of the plan in force given.
+recipe=$weights/continuing/fast-committed.toml
+filled=$weights/continuing/filled.toml
+sed "s#DATASET_FOLDER#$(realpath "$data")#" "$recipe" > "$filled"
+actloop finetune "$filled" --out "${recipe%.toml}.safetensors"
+rm "$filled"
