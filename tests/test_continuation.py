@@ -384,3 +384,28 @@ def test_the_first_sample_is_what_predict_answers(checkpoint: Path, mode: str) -
 @pytest.mark.parametrize("mode", CONTINUATIONS)
 def test_every_way_keeps_the_promises_of_a_policy(checkpoint: Path, mode: str) -> None:
     check_policy(load_policy(checkpoint, mode=mode), observation(), instruction="go left")
+
+
+def test_the_shipped_checkpoint_continues_the_plan_in_force() -> None:
+    """Told what the robot does meanwhile, it goes on from there; told nothing, it begins elsewhere."""
+    pytest.importorskip("mujoco")
+    from importlib.resources import files
+
+    from actloop.simulation.tabletop import Tabletop
+
+    folder = Path(str(files("actloop"))) / "weights" / "tabletop" / "continuing"
+    policy, world = load_policy(folder / "fast-committed.safetensors"), Tabletop()
+    assert (policy.continuation, policy.committed_max) == ("trained", 4)
+    task, seams = world.tasks["place-left-green"], {"told": [], "alone": []}
+    for seed in range(6):
+        obs = world.reset(task, seed=900_000 + seed)
+        session, before = policy.predict(policy.start(task.instruction, seed=seed), obs)
+        for action in before.chunk.actions[:4]:
+            world.apply(action)
+        committed = Committed(actions=before.chunk.actions[4:], fixed=2)
+        later = world.observe()
+        for name, given in (("told", committed), ("alone", None)):
+            _, after = policy.predict(session, later, committed=given)
+            seams[name].append(np.abs(after.chunk.actions[:2, :3] - committed.actions[:2, :3]).max())
+    assert max(seams["told"]) < 1e-6, "what is fixed comes back as it is"
+    assert np.mean(seams["alone"]) > 1e-3
