@@ -134,7 +134,7 @@ def value_report(network: Judge, rollouts: Sequence[Rollout], told: Told, usual:
                 "moments": int(rows.sum()),
                 "mean error": round(float(error), 4),
                 "error of the mean": round(float(spread), 4),
-                "ordered pairs": round(float(np.mean(ordered)), 4),
+                "ordered pairs": _rounded(float(np.mean(ordered)) if ordered else math.nan),
             }
     return report
 
