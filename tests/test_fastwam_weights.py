@@ -12,7 +12,7 @@ from tiny_release import FIXTURE, release, small, write_files
 
 from actloop.contracts import Observation
 from actloop.errors import CheckpointError, ContractError
-from actloop.models.checkpoint import load_policy, save_policy
+from actloop.models.checkpoint import load_fastwam, load_policy, save_policy
 from actloop.models.fastwam import FastWAM, FastWAMConfig
 from actloop.models.fastwam.weights import (
     layout,
@@ -210,7 +210,7 @@ def test_a_released_policy_acts_in_physical_units_and_survives_our_own_file(
 def test_a_decoder_on_demand_is_saved_with_the_rest(files: dict[str, Path], tmp_path: Path) -> None:
     policy = assemble(release(), **files, dtype=torch.float32)
     save_policy(policy, tmp_path / "whole.safetensors")
-    lean = load_policy(tmp_path / "whole.safetensors", keep_decoder=False)
+    lean = load_fastwam(tmp_path / "whole.safetensors", keep_decoder=False)
     assert lean.digest() == policy.digest()
     save_policy(lean, tmp_path / "again.safetensors")
     assert load_policy(tmp_path / "again.safetensors").digest() == policy.digest()

@@ -13,7 +13,8 @@ from actloop.evaluation.arms import Arm, open_policy
 from actloop.loop.latency import LatencyProfile
 from actloop.models.checkpoint import save_policy
 from actloop.models.fastwam import FastWAM, FastWAMConfig
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import PolicyInfo
 from actloop.presets import shipped_weights
 from actloop.training.samples import LatentSamples
 from actloop.training.train import TrainConfig

@@ -1,108 +1,104 @@
-"""One safetensors file that alone rebuilds a policy in physical units.
+"""One safetensors file that alone rebuilds a policy in physical units, of whatever kind.
 
-tensors   model.*, codec.*, prompts.*         (stored in fp16 on request: half the size, read back as fp32)
-metadata  "actloop": JSON of config, embodiment, mosaic, normalisers, codec, vocabulary or prompts, training
+policy.stored() --save_policy--> file: tensors, and metadata "actloop": JSON --load_policy, by `kind`--> policy
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from actloop.actions import normalizers
-from actloop.contracts import Embodiment, embodiment_from_dict, embodiment_to_dict
-from actloop.errors import ActloopError, CheckpointError
-from actloop.models.codec import Codec, PatchCodec
-from actloop.models.fastwam import ExpertConfig, FastWAM, FastWAMConfig
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
-from actloop.models.tensors import fill, write_tensors
-from actloop.models.text import Instructions, Vocabulary
-from actloop.models.views import Mosaic
-from actloop.models.wan import PromptCache, WanCodec
+from actloop.contracts import Embodiment, Policy, embodiment_to_dict
+from actloop.errors import ActloopError, CheckpointError, ContractError
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import Storable, Stored
+from actloop.models.tensors import write_tensors
+
+P = TypeVar("P", bound=Policy[Any])
 
 FORMAT = "actloop.policy.2"
-Plain = dict[str, object]
+FAST_WAM = "fast-wam"  # also what a file is that says no kind: the first that there was
+KINDS: Mapping[str, str] = {
+    FAST_WAM: "actloop.models.fastwam_file",
+    "openvla": "actloop.models.openvla.policy",
+    "rt2": "actloop.models.rt2",
+}
+"""The module of each kind; its `rebuild(stored, source, device)` makes the policy."""
 
 
-def save_policy(policy: FastWAMPolicy, path: str | Path, *, half: bool = False) -> None:
+def save_policy(policy: Storable, path: str | Path, *, half: bool = False) -> None:
     """Write a policy; the file appears whole or not at all."""
-    model = policy.model.state_dict()
-    tensors = {f"model.{name}": tensor.half() if half else tensor for name, tensor in model.items()}
-    tensors |= {f"codec.{name}": tensor for name, tensor in policy.codec.state_dict().items()}
-    if isinstance(policy.text, PromptCache):
-        contexts = policy.text.contexts.values()
-        tensors |= {f"prompts.{index}": context for index, context in enumerate(contexts)}
+    stored = policy.stored(half=half)
     header = {
+        **stored.header,
         "format": FORMAT,
-        "config": asdict(policy.model.config),
-        "dtype": str(policy.model.proprio_encoder.weight.dtype).removeprefix("torch."),
+        "kind": policy.kind,
         "embodiment": embodiment_to_dict(policy.embodiment),
-        "mosaic": policy.mosaic.to_dict(),
-        "gripper": policy.gripper.name,
-        "state": policy.state_normalizer.to_dict(),
-        "action": policy.action_normalizer.to_dict(),
-        "codec": "wan" if isinstance(policy.codec, WanCodec) else "patches",
-        **_told(policy.text),
+        "horizon": policy.horizon,
         "name": policy.info.name,
         "training": dict(policy.info.training),
     }
-    write_tensors(path, tensors, {"actloop": json.dumps(header, sort_keys=True)})
+    write_tensors(path, stored.tensors, {"actloop": json.dumps(header, sort_keys=True)})
 
 
 def load_policy(
-    path: str | Path,
-    *,
-    embodiment: Embodiment | None = None,
-    device: str | torch.device = "cpu",
-    mode: str = "",
-    keep_decoder: bool = True,
-) -> FastWAMPolicy:
-    """Rebuild a policy; with `embodiment`, only for exactly that body. `mode`: see `FastWAMPolicy.set_mode`.
-
-    `keep_decoder=False`: a large video decoder is brought to the device only while frames are looked at.
+    path: str | Path, *, embodiment: Embodiment | None = None, device: str | torch.device = "cpu", mode: str = ""
+) -> Policy[Any]:
+    """Rebuild a policy of any kind; with `embodiment`, only for exactly that body. `mode`: see its `set_mode`.
 
     Raises:
         ContractError: the policy knows no such mode.
         CheckpointError: no such file, another format, a missing or mis-shaped tensor, or another robot.
     """
-    header, tensors = _read(Path(path))
-    try:
-        policy = _rebuild(header, tensors, str(path), torch.device(device), keep_decoder)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged header ({type(error).__name__}: {error})") from error
-    except CheckpointError:
-        raise
-    except ActloopError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if embodiment is not None and embodiment.identity != policy.embodiment.identity:
-        raise CheckpointError(f"{path}: {difference(policy.embodiment, embodiment)}")
+    stored = read_stored(path)
+    kind = str(stored.header.get("kind", FAST_WAM))
+    if kind not in KINDS:
+        raise CheckpointError(f"{path}: is a {kind!r}, not a policy of a kind known here: {', '.join(KINDS)}")
+    rebuild = import_module(KINDS[kind]).rebuild
+    policy: Policy[Any] = rebuilt(path, lambda: rebuild(stored, str(path), torch.device(device)), embodiment)
     if mode:
+        if not hasattr(policy, "set_mode"):
+            raise ContractError("mode", f"a policy of kind {kind!r} has no modes, got {mode!r}")
         policy.set_mode(mode)
     return policy
 
 
-def difference(trained: Embodiment, asked: Embodiment) -> str:
-    """One sentence on why a policy for `trained` cannot drive `asked`."""
-    if trained.name != asked.name:
-        return f"was trained for {trained.name!r}, not for {asked.name!r}"
-    theirs, ours = asdict(trained), asdict(asked)
-    fields = [name for name in theirs if theirs[name] != ours[name]]
-    detail = "; ".join(f"{name}: trained {theirs[name]}, here {ours[name]}" for name in fields)
-    return f"was trained for another {asked.name!r}: {detail}"
+def load_fastwam(
+    path: str | Path,
+    *,
+    embodiment: Embodiment | None = None,
+    device: str | torch.device = "cpu",
+    keep_decoder: bool = True,
+) -> FastWAMPolicy:
+    """As `load_policy`, of a Fast-WAM only.
+
+    `keep_decoder=False`: a large video decoder is brought to the device only while frames are looked at.
+
+    Raises:
+        CheckpointError: as `load_policy`, or the policy is of another kind.
+    """
+    from actloop.models.fastwam_file import rebuild
+
+    stored = read_stored(path)
+    kind = stored.header.get("kind", FAST_WAM)
+    if kind != FAST_WAM:
+        raise CheckpointError(f"{path}: expected a Fast-WAM, got a policy of kind {kind!r}")
+    make = lambda: rebuild(stored, str(path), torch.device(device), keep_decoder)  # noqa: E731
+    return rebuilt(path, make, embodiment)
 
 
-def _told(text: Instructions) -> Plain:
-    if isinstance(text, PromptCache):
-        facts = {"template": text.template, "encoder": text.encoder, "max_tokens": text.max_tokens}
-        return {"prompts": {"instructions": list(text.contexts), **facts}}
-    return {"vocabulary": list(text.instructions)}
+def read_stored(path: str | Path) -> Stored:
+    """Header and tensors of a policy file.
 
-
-def _read(path: Path) -> tuple[Plain, dict[str, Tensor]]:
+    Raises:
+        CheckpointError: no such file, no safetensors, or another format.
+    """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; train one with `actloop train`, or name a shipped variant")
     try:
@@ -114,69 +110,29 @@ def _read(path: Path) -> tuple[Plain, dict[str, Tensor]]:
     if header.get("format") != FORMAT:
         hint = "; it was written by another version: train or import it again" if "format" in header else ""
         raise CheckpointError(f"{path}: expected format {FORMAT!r}, got {header.get('format')!r}{hint}")
-    return header, tensors
+    return Stored(header=header, tensors=tensors)
 
 
-def _rebuild(
-    header: Plain, tensors: Mapping[str, Tensor], path: str, device: torch.device, keep_decoder: bool
-) -> FastWAMPolicy:
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "codec": {}, "prompts": {}}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition(".")
-        if group not in groups:
-            raise CheckpointError(f"{path}: unexpected {name}")
-        groups[group][rest] = tensor
-    config = _config(_mapping(header, "config"))
-    with torch.device("meta"):
-        model = FastWAM(config)
-    fill(model, groups["model"], path, dtype=getattr(torch, str(header["dtype"])))
-    codec: Codec
-    if header["codec"] == "wan":
-        codec = _wan(groups["codec"], path, device, keep_decoder)
-    else:
-        codec = PatchCodec(config.latent_channels)
-        fill(codec, groups["codec"], path)
-        codec.to(device)
-    return FastWAMPolicy(
-        model=model.to(device),
-        codec=codec,
-        text=_text(header, config, groups["prompts"]),
-        embodiment=embodiment_from_dict(_mapping(header, "embodiment")),
-        state=normalizers.from_dict(_mapping(header, "state")),
-        action=normalizers.from_dict(_mapping(header, "action")),
-        mosaic=Mosaic.from_dict(_mapping(header, "mosaic")),
-        gripper=str(header["gripper"]),
-        info=PolicyInfo(name=str(header["name"]), training=_mapping(header, "training")),
-    )
+def rebuilt(path: str | Path, make: Callable[[], P], embodiment: Embodiment | None) -> P:
+    """What `make` makes of a file, for the body asked for; its errors name the file."""
+    try:
+        policy = make()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged header ({type(error).__name__}: {error})") from error
+    except CheckpointError:
+        raise
+    except ActloopError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if embodiment is not None and embodiment.identity != policy.embodiment.identity:
+        raise CheckpointError(f"{path}: {difference(policy.embodiment, embodiment)}")
+    return policy
 
 
-def _config(plain: Plain) -> FastWAMConfig:
-    experts = {name: ExpertConfig(**_mapping(plain, name)) for name in ("video", "action")}  # type: ignore[arg-type]
-    offsets = plain["future_offsets"]
-    assert isinstance(offsets, list)
-    return FastWAMConfig(**{**plain, **experts, "future_offsets": tuple(offsets)})  # type: ignore[arg-type]
-
-
-def _wan(tensors: Mapping[str, Tensor], path: str, device: torch.device, keep_decoder: bool) -> WanCodec:
-    plain = {name.removeprefix("vae."): tensor for name, tensor in tensors.items()}
-    dtype = next(iter(plain.values())).dtype if plain else torch.float32
-    return WanCodec.from_tensors(plain, path, device=device, dtype=dtype, keep_decoder=keep_decoder)
-
-
-def _text(header: Plain, config: FastWAMConfig, contexts: dict[str, Tensor]) -> Instructions:
-    if "vocabulary" in header:
-        words = header["vocabulary"]
-        assert isinstance(words, list)
-        return Vocabulary(words, max_tokens=config.text_tokens)
-    facts = _mapping(header, "prompts")
-    instructions = facts.pop("instructions")
-    assert isinstance(instructions, list)
-    held = {instruction: contexts[str(index)] for index, instruction in enumerate(instructions)}
-    return PromptCache(contexts=held, **facts)  # type: ignore[arg-type]
-
-
-def _mapping(plain: Plain, key: str) -> Plain:
-    found = plain[key]
-    if not isinstance(found, dict):
-        raise TypeError(f"{key}: expected an object, got {type(found).__name__}")
-    return dict(found)
+def difference(trained: Embodiment, asked: Embodiment) -> str:
+    """One sentence on why a policy for `trained` cannot drive `asked`."""
+    if trained.name != asked.name:
+        return f"was trained for {trained.name!r}, not for {asked.name!r}"
+    theirs, ours = asdict(trained), asdict(asked)
+    fields = [name for name in theirs if theirs[name] != ours[name]]
+    detail = "; ".join(f"{name}: trained {theirs[name]}, here {ours[name]}" for name in fields)
+    return f"was trained for another {asked.name!r}: {detail}"

@@ -4,10 +4,9 @@ Observation --codec, normalise, words--> Batch --network--> actions, latents --d
 """
 
 import functools
-import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ from actloop.errors import ContractError, UnknownNameError
 from actloop.models.codec import Codec
 from actloop.models.fastwam import CONTINUATIONS, Continuation, FastWAM, Leftover, Noise, Prompt, Seen, leftover
 from actloop.models.fastwam.compiled import CompiledFastWAM
+from actloop.models.stored import PolicyInfo, Stored, digest
 from actloop.models.text import Instructions
 from actloop.models.views import Mosaic
+from actloop.models.wan import PromptCache, WanCodec
 
 PROMPTS_KEPT = 4
 MODES = ("idm", "first-frame")  # of a variant that acts both ways: on an imagined future, or without one
@@ -37,20 +38,14 @@ class PolicySession:
     calls: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyInfo:
-    """Where a policy comes from, kept with its weights."""
-
-    name: str
-    training: Mapping[str, object]
-
-
 class FastWAMPolicy:
     """A trained Fast-WAM on one robot: a `WorldActionModel` (of `no-cotrain`, only the acting half means anything).
 
     `mosaic` makes one picture of the cameras (default: side by side, as declared), `gripper` names the convention of
     the data.
     """
+
+    kind = "fast-wam"
 
     def __init__(
         self,
@@ -220,13 +215,30 @@ class FastWAMPolicy:
 
     def digest(self) -> str:
         """Sixteen hex digits over every weight, normaliser and word."""
-        sha = hashlib.sha256()
-        for module in (self.model, self.codec):
-            for name, tensor in sorted(module.state_dict().items()):
-                plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                sha.update(name.encode() + plain.numpy().tobytes())
-        sha.update(repr((self.state_normalizer, self.action_normalizer, self.text.instructions)).encode())
-        return sha.hexdigest()[:16]
+        return digest((self.model, self.codec), self.state_normalizer, self.action_normalizer, self.text.instructions)
+
+    def stored(self, *, half: bool = False) -> Stored:
+        """What its file holds; fastwam_file.py rebuilds it."""
+        model = self.model.state_dict()
+        tensors = {f"model.{name}": tensor.half() if half else tensor for name, tensor in model.items()}
+        tensors |= {f"codec.{name}": tensor for name, tensor in self.codec.state_dict().items()}
+        told: dict[str, object] = {"vocabulary": list(self.text.instructions)}
+        if isinstance(self.text, PromptCache):
+            contexts = self.text.contexts
+            tensors |= {f"prompts.{index}": context for index, context in enumerate(contexts.values())}
+            facts = {"template": self.text.template, "encoder": self.text.encoder, "max_tokens": self.text.max_tokens}
+            told = {"prompts": {"instructions": list(contexts), **facts}}
+        header = {
+            "config": asdict(self.model.config),
+            "dtype": str(self.model.proprio_encoder.weight.dtype).removeprefix("torch."),
+            "mosaic": self.mosaic.to_dict(),
+            "gripper": self.gripper.name,
+            "state": self.state_normalizer.to_dict(),
+            "action": self.action_normalizer.to_dict(),
+            "codec": "wan" if isinstance(self.codec, WanCodec) else "patches",
+            **told,
+        }
+        return Stored(header=header, tensors=tensors)
 
     def _see(self, session: PolicySession, obs: Observation) -> Seen:
         self.embodiment.check(obs)

@@ -13,7 +13,8 @@ import torch
 from actloop.errors import CheckpointError, ContractError
 from actloop.models.fastwam.releases import Release, release_of, released_stats_path
 from actloop.models.fastwam.weights import load_weights
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import PolicyInfo
 from actloop.models.wan import PromptCache, WanCodec
 
 

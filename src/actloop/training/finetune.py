@@ -30,7 +30,7 @@ from actloop.data.cache import decode
 from actloop.data.dataset import LeRobotDataset
 from actloop.data.fields import FieldMap
 from actloop.errors import ContractError, DataError, UnknownNameError
-from actloop.models.checkpoint import load_policy
+from actloop.models.checkpoint import load_fastwam
 from actloop.models.fastwam import FastWAM, FastWAMConfig
 from actloop.models.fastwam.weights import for_body
 from actloop.models.policy import FastWAMPolicy
@@ -119,7 +119,7 @@ def finetune(
         CheckpointError: `init` or `prompts` cannot be read.
         DataError, ContractError, UnknownNameError: the declaration, the dataset and the policy do not fit together.
     """
-    policy = load_policy(config.init)
+    policy = load_fastwam(config.init)
     dataset = LeRobotDataset(config.data, config.fields)
     light = not isinstance(policy.codec, WanCodec)
     _refuse_idle(config, light=light)

@@ -16,7 +16,8 @@ from actloop.data.dataset import LeRobotDataset
 from actloop.data.windows import Places
 from actloop.errors import ContractError, DataError, UnknownNameError
 from actloop.models.fastwam import FastWAM, FastWAMConfig
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import PolicyInfo
 from actloop.models.views import Mosaic
 from actloop.models.wan import PromptCache, WanCodec
 from actloop.training.config import TrainConfig

@@ -25,7 +25,8 @@ from actloop.models.action_model import Batch
 from actloop.models.codec import PatchCodec
 from actloop.models.fastwam import FastWAM, FastWAMConfig
 from actloop.models.fastwam.releases import zero_padded_deltas
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import PolicyInfo
 from actloop.models.text import Vocabulary
 from actloop.models.views import Mosaic
 from actloop.training.config import TrainConfig

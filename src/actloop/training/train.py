@@ -1,6 +1,6 @@
 """From a dataset to a checkpoint.
 
-    dataset --samples.py, frames.py--> Batch --loop.py, through accelerate--> trained tensors --adapt.py--> policy
+    dataset --samples.py, frames.py, batches.py--> Batch --loop.py, through accelerate--> trained tensors --adapt.py--> policy
 
 Every variant sees the same samples in the same order with the same seeds. The small models and the 6 B one are trained
 by the same code: what differs is the recipe (config.py) and where samples come from.
@@ -15,9 +15,11 @@ from actloop.data.cache import CachedEpisodes
 from actloop.errors import ContractError
 from actloop.models.checkpoint import save_policy
 from actloop.models.fastwam import FastWAM
-from actloop.models.policy import FastWAMPolicy, PolicyInfo
+from actloop.models.policy import FastWAMPolicy
+from actloop.models.stored import PolicyInfo
 from actloop.models.tensors import fingerprint
-from actloop.training.adapt import adapt, finished, save_adapter, start
+from actloop.training.adapt import adapt, finished, leaves_unused, objective, save_adapter, start
+from actloop.training.batches import NoisedBatches
 from actloop.training.config import LoraRecipe, TrainConfig, TrainResult, released
 from actloop.training.loop import Loop, Progress, accelerator
 from actloop.training.samples import LatentSamples, Samples
@@ -64,7 +66,9 @@ def train(
     adapt(model, config)
     origin = "" if first is None else fingerprint(first.state_dict())
     out.parent.mkdir(parents=True, exist_ok=True)
-    loop = Loop(model, samples, config, out, accelerator(config, model), origin)
+    batches = NoisedBatches(samples, model, seed=config.seed, batch_size=config.batch_size)
+    spread = accelerator(config, unused=leaves_unused(model))
+    loop = Loop(model, batches, config, out, spread, origin=origin, objective=objective(config))
     if resume:
         loop.restore()
     elif loop.is_main:
@@ -79,7 +83,7 @@ def train(
     final = {f"validation_{key}": value for key, value in losses.items()}
     tensors = weights(loop.model)
     if loop.is_main:
-        facts = {"steps": config.steps, "seconds": round(seconds, 1), **final, **_facts(loop)}
+        facts = {"steps": config.steps, "seconds": round(seconds, 1), **final, **_facts(config, samples, loop)}
         trained = finished(model.config, tensors, config)
         save_policy(samples.policy(trained, PolicyInfo(name=name, training=facts)), out, half=half)
         if config.trainable == "lora" and config.lora.keep_adapter:
@@ -89,9 +93,8 @@ def train(
     return TrainResult(checkpoint=out, log=loop.log, steps=config.steps, seconds=seconds, losses=losses)
 
 
-def _facts(loop: Loop) -> dict[str, object]:
+def _facts(config: TrainConfig, samples: Samples, loop: Loop) -> dict[str, object]:
     """How it was trained, for the checkpoint."""
-    config, samples = loop.config, loop.samples
     facts: dict[str, object] = {"episodes": len(samples.data.episodes), "data": samples.source, "seed": config.seed}
     facts |= {"batch_size": config.batch_size * loop.micro_batches, "learning_rate": config.learning_rate}
     facts |= {"trainable": config.trainable, "init": loop.origin, "torch": torch.__version__}
