@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-extras="simulation,training,report,wan,serving,metaworld,dev"
+extras="simulation,training,report,language,wan,serving,metaworld,dev"
 venv=.venv
 log=$venv/setup.log
 
