@@ -18,6 +18,7 @@ from actloop.errors import ContractError, DataError
 
 MIN_SPREAD = 1e-4
 LIMIT = 5.0
+MASKED_FLOOR = 1e-8
 STD_FLOOR = 1e-8
 RELEASED_FIELDS = ("min", "max", "mean", "std", "q01", "q99")
 
@@ -63,6 +64,84 @@ def from_dict(plain: Mapping[str, object]) -> Normalizer:
     if not isinstance(offset, Sequence) or not isinstance(scale, Sequence):
         raise ContractError("normalizer", f"expected lists 'offset' and 'scale', got {sorted(plain)}")
     return Normalizer(method=str(plain.get("method")), offset=tuple(map(float, offset)), scale=tuple(map(float, scale)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedNormalizer:
+    """OpenVLA's map (2406.09246, released code): [low, high] becomes [-1, 1] and is clipped to it where `mask` is true.
+
+    The other components pass through: OpenVLA's gripper, 1 open and 0 closed. A masked component that `constant` names
+    never moved in the data: it is learned as 0 and read back as `low`. The released code learns constants that are not
+    masked as 0 as well, and so loses them; here they pass through.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mask: tuple[bool, ...]
+    constant: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.low), len(self.high), len(self.mask), len(self.constant) or len(self.mask)}
+        if len(sizes) != 1 or not self.low:
+            raise ContractError("normalizer", f"low, high, mask and constant are of different lengths, {sorted(sizes)}")
+        if not np.isfinite([self.low, self.high]).all() or np.greater(self.low, self.high).any():
+            raise ContractError("normalizer", f"every low must be at most its high, got {self.low} and {self.high}")
+
+    @property
+    def size(self) -> int:
+        return len(self.low)
+
+    def normalize(self, physical: Float[np.ndarray, "*rows size"]) -> Float[np.ndarray, "*rows size"]:
+        """Masked components in [-1, 1], float32; the others as they are."""
+        low, high = np.array(self.low), np.array(self.high)
+        scaled = np.clip(2 * (physical - low) / (high - low + MASKED_FLOOR) - 1, -1.0, 1.0)
+        if self.constant:
+            scaled = np.where(self.constant, 0.0, scaled)
+        normalised: Float[np.ndarray, "*rows size"] = np.where(self.mask, scaled, physical).astype(np.float32)
+        return normalised
+
+    def denormalize(self, normalised: Float[np.ndarray, "*rows size"]) -> Float[np.ndarray, "*rows size"]:
+        """Physical units, unclamped, float64 as the released code answers."""
+        low, high = np.array(self.low), np.array(self.high)
+        wide = np.asarray(normalised, dtype=np.float64)
+        physical: Float[np.ndarray, "*rows size"] = np.where(self.mask, 0.5 * (wide + 1) * (high - low) + low, wide)
+        return physical
+
+    def to_dict(self) -> dict[str, object]:
+        """In the field names of OpenVLA's `norm_stats`; `from_stats` reads it."""
+        constant = self.constant or (False,) * self.size
+        return {"q01": list(self.low), "q99": list(self.high), "mask": list(self.mask), "constant": list(constant)}
+
+
+def from_stats(stats: Mapping[str, object], path: str = "normalizer") -> MaskedNormalizer:
+    """From one vector of OpenVLA's `norm_stats`, such as `norm_stats["bridge_orig"]["action"]`, or from `to_dict`.
+
+    Reads `q01`, `q99`, `mask` (absent: all true) and, where present, `min` and `max`, equal for a constant component.
+
+    Raises:
+        ContractError: a field is missing, no list of numbers, or of another length.
+    """
+    low, high = _numbers(stats, "q01", path), _numbers(stats, "q99", path)
+    mask = _truths(stats["mask"], f"{path}.mask") if stats.get("mask") is not None else (True,) * len(low)
+    constant: tuple[bool, ...] = ()
+    if "constant" in stats:
+        constant = _truths(stats["constant"], f"{path}.constant")
+    elif "min" in stats and "max" in stats:
+        least, most = _numbers(stats, "min", path), _numbers(stats, "max", path)
+        constant = tuple(a == b for a, b in zip(least, most, strict=False))
+    return MaskedNormalizer(low=low, high=high, mask=mask, constant=constant if any(constant) else ())
+
+
+def masked_quantile(values: Float[np.ndarray, "rows size"], mask: Sequence[bool] | None = None) -> MaskedNormalizer:
+    """As OpenVLA fits it: the 1 % and 99 % quantiles of each component become -1 and 1; `mask` absent: all of them."""
+    low, high = np.quantile(np.asarray(values, dtype=np.float64), [0.01, 0.99], axis=0)
+    constant = tuple((values.min(0) == values.max(0)).tolist())
+    return MaskedNormalizer(
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        mask=(True,) * len(low) if mask is None else tuple(map(bool, mask)),
+        constant=constant if any(constant) else (),
+    )
 
 
 def mean_std(values: Float[np.ndarray, "rows size"]) -> Normalizer:
@@ -154,6 +233,27 @@ def _vector(plain: object, where: str) -> Float[np.ndarray, "size"]:
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
         raise DataError(f"{where}: expected a list of finite numbers, got shape {vector.shape}")
     return vector
+
+
+def _numbers(stats: Mapping[str, object], name: str, path: str) -> tuple[float, ...]:
+    """One list of numbers of a statistics dictionary."""
+    if name not in stats:
+        raise ContractError(f"{path}.{name}", f"missing; got {sorted(stats)}")
+    given = stats[name]
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    if not isinstance(given, Sequence) or not all(isinstance(value, int | float) for value in given):
+        raise ContractError(f"{path}.{name}", f"expected a list of numbers, got {type(given).__name__}")
+    return tuple(map(float, given))
+
+
+def _truths(given: object, path: str) -> tuple[bool, ...]:
+    """A list of true and false, of whatever type."""
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    if not isinstance(given, Sequence) or not all(value in (0, 1) for value in given):
+        raise ContractError(path, f"expected a list of true and false, got {type(given).__name__}")
+    return tuple(map(bool, given))
 
 
 def _affine(method: str, offset: np.ndarray, scale: np.ndarray) -> Normalizer:

@@ -2,7 +2,7 @@
 
 __init__.py  main: one line for an error, 130 for Ctrl-C        options.py  every option, described once
 commands.py  the commands, thin                                 doctor.py   what this machine can do
-text.py      tables and JSON on the terminal
+operating.py, modelling.py  more of them                        text.py      tables and JSON on the terminal
 """
 
 import os
@@ -30,8 +30,10 @@ EXTRAS = {  # the extra that brings a package, for whoever installed the light c
     "safetensors": "models",
     "scipy": "report",
     "torch": "models",
+    "sentencepiece": "language",
+    "tokenizers": "language",
     "tqdm": "training",
-    "transformers": "wan",
+    "transformers": "language",
 }
 FAILED, INTERRUPTED = 2, 130
 DEBUG = "ACTLOOP_DEBUG"

@@ -1,4 +1,4 @@
-"""`actloop bench fastwam`: how long each stage of a model takes on this machine."""
+"""`actloop bench fastwam` and `openvla`: how long each stage of a model takes on this machine."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ from actloop.cli.text import as_json, columns
 from actloop.errors import UnknownNameError
 from actloop.models.fastwam.memory import Part, memory_report, total_bytes
 from actloop.testing.fastwam_bench import RUNNABLE, SIZES, StageTiming, bench_fastwam, config_of
+from actloop.testing.openvla_bench import bench_openvla
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -75,6 +76,46 @@ def show_bench(
         print(f"{_headline(about)}\n{_stages(timings)}\n")
     print(f"memory of size {size} in {about['dtype']} to act{f' ({cut})' if cut else ''}, one observation at a time")
     print(_memory(parts))
+
+
+def show_openvla(
+    size: str,
+    *,
+    device: str,
+    dtype: str | None,
+    batch_sizes: Sequence[int],
+    repeats: int,
+    threads: int | None,
+    layers: int | None,
+    json: bool,
+) -> None:
+    """Print one line per stage and batch size of one action, and the memory that the size takes; see `bench_openvla`.
+
+    Raises:
+        UnknownNameError: no such size or dtype.
+        ContractError: a number out of range, no such device, or not enough memory on it.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UnknownNameError("dtype", dtype, DTYPES)
+    found = bench_openvla(
+        size,
+        device=device,
+        dtype=None if dtype is None else DTYPES[dtype],
+        batch_sizes=batch_sizes,
+        repeats=repeats,
+        threads=threads,
+        layers=layers,
+    )
+    if json:
+        print(as_json(found))
+        return
+    machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    cut = f", CUT TO {found.cut}: stages of the whole network take longer" if found.cut else ""
+    print(f"openvla, size {found.size}{cut}: {found.tokens} tokens an action, after {found.positions} positions")
+    print(f"{machine}, {found.threads} threads, torch {torch.__version__}, {found.dtype}, random weights")
+    print(f"{_stages(found.timings)}\n")
+    rows = [(part, f"{held / 1e6:,.1f}") for part, held in found.memory.items()]
+    print(columns([("part", "MB"), *rows, ("sum", f"{sum(found.memory.values()) / 1e6:,.1f}")], indent=0))
 
 
 def _headline(about: dict[str, object]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from actloop.cli import operating, options
+from actloop.cli import modelling, operating, options
 from actloop.cli.text import as_json, from_json
 from actloop.errors import ContractError
 
@@ -90,10 +90,15 @@ def record(
 
 
 def info(path: options.DatasetArgument, /, *, plot: options.Plot = None, json: options.Json = False) -> int:
-    """Say what is in a LeRobot v3 dataset, in numbers or as a drawing.
+    """Say what is in a dataset, in numbers or as a drawing.
 
-    The exit code is 1 where a file is missing or does not decode.
+    Of a LeRobot v3 or RLDS folder; the latter is not drawn. The exit code is 1
+    where a file is missing or does not decode.
     """
+    if modelling.is_rlds(path):
+        if plot:
+            raise ContractError("--plot", f"{path} is an RLDS dataset: convert it first (`actloop data convert`)")
+        return modelling.rlds_info(path, json=json)
     from actloop.cli.datasets import described
     from actloop.data.info import describe
     from actloop.data.info import plot as draw
@@ -358,11 +363,15 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     operating.replay,
     operating.inspect_,
     fastwam,
+    modelling.openvla,
     operating.loop,
+    modelling.report_,
+    modelling.convert,
 )
 GROUPS: dict[str, tuple[str, tuple[Callable[..., int | None], ...]]] = {
-    "data": ("Look into a dataset.", (info,)),
-    "bench": ("Time a model, or the loop, on this machine.", (fastwam, operating.loop)),
+    "data": ("Look into a dataset, or convert one.", (info, modelling.convert)),
+    "actions": ("Compare action representations.", (modelling.report_,)),
+    "bench": ("Time a model, or the loop, on this machine.", (fastwam, modelling.openvla, operating.loop)),
 }
 
 

@@ -74,7 +74,7 @@ ToldIn = Annotated[
     arg(metavar="FOLDER", help="Also encode every instruction of this dataset.", help_behavior_hint="(optional)"),
 ]
 
-ParityModel = Annotated[Positional[str], arg(metavar="MODEL", help="Model to compare: `fastwam`.")]
+ParityModel = Annotated[Positional[str], arg(metavar="MODEL", help="Model to compare: `fastwam` or `openvla`.")]
 ParityFolder = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder of reference numbers and weights.")]
 StackFile = Annotated[Positional[Path], arg(metavar="STACK", help="Stack file: the world and the layers, as TOML.")]
 StackEpisodes = Annotated[int, arg(metavar="N", help="Episodes of every task, on consecutive seeds.")]
@@ -138,6 +138,44 @@ WithText = Annotated[bool, arg(help="Also time the text encoder, which no robot 
 MemoryOnly = Annotated[bool, arg(help="Only add up the memory that the size takes.", help_behavior_hint="")]
 BenchVariants = Annotated[
     tuple[str, ...], arg(metavar="NAME ...", help="Variants to time.", help_behavior_hint="(default: fast, joint, idm)")
+]
+
+OpenVLASize = Annotated[str, arg(metavar="NAME", help="`tiny` or `7b`.")]
+
+ActionsOf = Annotated[
+    Positional[Path], arg(metavar="DATASET", help="LeRobot v3 dataset, decoded one, or RLDS folder.")
+]
+ChunkHorizon = Annotated[int, arg(metavar="N", help="Actions in a chunk.")]
+FastScales = Annotated[tuple[float, ...], arg(metavar="GAMMA ...", help="Scales of FAST: higher is finer.")]
+BinBounds = Annotated[
+    Literal["data", "limits"], arg(help="Bounds of uniform bins: range of the data, or limits of the robot.")
+]
+FastVocabulary = Annotated[int, arg(metavar="N", help="Tokens of FAST, fitted on the dataset.")]
+EpisodesRead = Annotated[int, arg(metavar="N", help="Episodes to read at most, evenly spread.")]
+Split = Annotated[str, arg(metavar="NAME", help="Split of an RLDS dataset.")]
+RldsFolder = Annotated[
+    Positional[Path], arg(metavar="FOLDER", help="RLDS dataset: features.json, dataset_info.json, records.")
+]
+RldsRecipe = Annotated[
+    str,
+    arg(
+        metavar="NAME",
+        help="How an RLDS dataset's actions are standardised; `as-recorded` leaves them.",
+        help_behavior_hint="(default: by the dataset's name)",
+    ),
+]
+ControlHz = Annotated[
+    float | None, arg(metavar="HZ", help="Rate of the robot.", help_behavior_hint="(default: the recipe's)")
+]
+ReleasedRelabel = Annotated[
+    bool, arg(help="Relabel as the released code does, jumps of angles at 180 degrees included.", help_behavior_hint="")
+]
+Cameras = Annotated[
+    tuple[str, ...],
+    arg(metavar="NAME ...", help="Cameras to keep.", help_behavior_hint="(default: all that the recipe names)"),
+]
+EpisodesTaken = Annotated[
+    int | None, arg(metavar="N", help="Only the first N episodes.", help_behavior_hint="(default: all)")
 ]
 
 NoiseShare = Annotated[

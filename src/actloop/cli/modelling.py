@@ -1,0 +1,121 @@
+"""The commands about data and networks that speak or tokenise: representations, RLDS, language models, OpenVLA."""
+
+from pathlib import Path
+
+from actloop.cli import options
+
+
+def report_(
+    dataset: options.ActionsOf,
+    /,
+    *,
+    horizon: options.ChunkHorizon = 10,
+    scales: options.FastScales = (10.0, 30.0, 100.0),
+    bounds: options.BinBounds = "data",
+    vocabulary: options.FastVocabulary = 1024,
+    episodes: options.EpisodesRead = 500,
+    split: options.Split = "train",
+    recipe: options.RldsRecipe = "",
+    json: options.Json = False,
+) -> None:
+    """Say what each action representation takes, and loses, on a dataset.
+
+    Reads a LeRobot v3 dataset, a decoded one, or an RLDS folder.
+    """
+    from actloop.cli.actions import report
+
+    print(
+        report(
+            dataset,
+            horizon=horizon,
+            scales=scales,
+            bounds=bounds,
+            vocabulary=vocabulary,
+            episodes=episodes,
+            split=split,
+            recipe=recipe,
+            json=json,
+        )
+    )
+
+
+def convert(
+    folder: options.RldsFolder,
+    /,
+    *,
+    out: options.OutFolder,
+    split: options.Split = "train",
+    recipe: options.RldsRecipe = "",
+    control_hz: options.ControlHz = None,
+    released: options.ReleasedRelabel = False,
+    cameras: options.Cameras = (),
+    episodes: options.EpisodesTaken = None,
+    json: options.Json = False,
+) -> None:
+    """Turn an RLDS dataset into a LeRobot v3 one; no TensorFlow.
+
+    Interrupted, the dataset is readable; the same command again goes on from there.
+    """
+    from actloop.cli.commands import keeping
+    from actloop.cli.rlds import convert_folder, converted
+    from actloop.cli.text import as_json
+
+    with keeping(out, "the same command goes on from there"):
+        found = convert_folder(
+            folder,
+            out,
+            split=split,
+            recipe=recipe,
+            control_hz=control_hz,
+            released=released,
+            cameras=cameras,
+            episodes=episodes,
+        )
+    print(as_json(found) if json else converted(found))
+
+
+def is_rlds(path: Path) -> bool:
+    """Whether a folder, or one of its versions, is an RLDS dataset."""
+    from actloop.data.rlds.dataset import is_rlds as found
+
+    return found(path)
+
+
+def rlds_info(path: Path, *, json: bool) -> int:
+    """What is in an RLDS folder; 1 where a file is missing or damaged."""
+    from actloop.cli.rlds import described
+    from actloop.cli.text import as_json
+    from actloop.data.rlds.info import describe
+
+    found = describe(path)
+    print(as_json(found) if json else described(found))
+    return 1 if found.problems else 0
+
+
+def openvla(
+    *,
+    size: options.OpenVLASize = "tiny",
+    device: options.Device = "cpu",
+    dtype: options.BenchDtype = None,
+    batch_sizes: options.BatchSizes = (1,),
+    repeats: options.Repeats = 20,
+    threads: options.Threads = None,
+    layers: options.Layers = None,
+    json: options.Json = False,
+) -> None:
+    """Time each stage of OpenVLA on this machine.
+
+    Weights are random: they do not change the time.
+    """
+    from actloop.cli.bench import show_openvla
+
+    show_openvla(
+        size,
+        device=device,
+        dtype=dtype,
+        batch_sizes=batch_sizes,
+        repeats=repeats,
+        threads=threads,
+        layers=layers,
+        json=json,
+    )
