@@ -12,10 +12,13 @@ from actloop.actions.grippers import GRIPPERS, from_robosuite, gripper_conventio
 from actloop.actions.normalizers import (
     METHODS,
     RELEASED_METHODS,
+    MaskedNormalizer,
     Normalizer,
     from_dict,
     from_moments,
     from_range,
+    from_stats,
+    masked_quantile,
     min_max,
     read_released_stats,
 )
@@ -195,6 +198,86 @@ def test_normalisers_refuse_what_cannot_be_inverted() -> None:
         from_dict({"method": "x", "offset": 3})
 
 
+BRIDGE = {
+    "q01": [-0.02872725307941437, -0.04170349963009357, -0.08092105075716972, 0.0],
+    "q99": [0.028309678435325586, 0.040855254605412394, 0.08192047759890528, 1.0],
+    "mask": [True, True, True, False],
+}
+
+
+def test_openvlas_statistics_give_openvlas_numbers() -> None:
+    normalizer = from_stats(BRIDGE)
+    low, high = np.array(BRIDGE["q01"]), np.array(BRIDGE["q99"])
+    physical = np.array([[0.01, -0.02, 0.03, 1.0], [0.5, -0.5, 0.0, 0.3], [*low[:3], 0.0], [*high[:3], 7.0]])
+    expected = np.clip(2 * (physical - low) / (high - low + 1e-8) - 1, -1, 1)
+    expected[:, 3] = physical[:, 3]
+    there = normalizer.normalize(physical)
+    assert there.dtype == np.float32
+    np.testing.assert_allclose(there, expected, atol=1e-7)
+    answered = np.array([[0.25, -1.0, 0.99608, 0.99608]])
+    back = normalizer.denormalize(answered)
+    assert back.dtype == np.float64
+    np.testing.assert_array_equal(back[0, :3], (0.5 * (answered + 1) * (high - low) + low)[0, :3])
+    assert back[0, 3] == 0.99608
+
+
+def test_a_masked_normaliser_reads_arrays_and_its_own_dictionary() -> None:
+    arrays = {name: np.array(value) for name, value in BRIDGE.items()}
+    normalizer = from_stats(arrays)
+    assert from_stats(json.loads(json.dumps(normalizer.to_dict()))).to_dict() == normalizer.to_dict()
+    assert from_stats({"q01": [0.0], "q99": [1.0]}).mask == (True,), "no mask: all of them"
+    assert from_stats({"q01": [0], "q99": [1], "mask": [0]}).mask == (False,)
+
+
+def test_what_never_moved_is_learned_as_0_and_read_back_as_it_was() -> None:
+    stats = {**BRIDGE, "min": [-0.4, 0.0, -1.0, 1.0], "max": [0.4, 0.0, 1.0, 1.0]}
+    stats["q01"], stats["q99"] = [-0.03, 0.0, -0.08, 1.0], [0.03, 0.0, 0.08, 1.0]
+    normalizer = from_stats(stats)
+    assert normalizer.constant == (False, True, False, True)
+    there = normalizer.normalize(np.array([[0.0, 0.0, 0.0, 1.0], [0.0, 0.7, 0.0, 0.5]]))
+    np.testing.assert_array_equal(there[:, 1], [0, 0])
+    np.testing.assert_array_equal(there[:, 3], [1, 0.5], "not masked: passed through, constant or not")
+    np.testing.assert_allclose(normalizer.denormalize(there)[0], [0, 0, 0, 1], atol=1e-8)
+    assert from_stats(json.loads(json.dumps(normalizer.to_dict()))) == normalizer
+
+
+def test_fitted_masked_quantiles_are_numpys() -> None:
+    rows = np.concatenate([ROWS, np.full((500, 1), 4.0)], axis=1)
+    normalizer = masked_quantile(rows, [True, True, False, True])
+    np.testing.assert_array_equal(normalizer.low, np.quantile(rows, 0.01, axis=0))
+    np.testing.assert_array_equal(normalizer.high, np.quantile(rows, 0.99, axis=0))
+    assert normalizer.constant == (False, False, False, True)
+    inside = (rows[:, :2] > normalizer.low[:2]) & (rows[:, :2] < normalizer.high[:2])
+    back = normalizer.denormalize(normalizer.normalize(rows))
+    np.testing.assert_allclose(back[:, :2][inside], rows[:, :2][inside], atol=1e-6)
+    np.testing.assert_allclose(back[:, 2:], rows[:, 2:], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"q99": None}, r"bridge\.q99: expected a list of numbers, got NoneType"),
+        ({"q01": ["a", 0, 0, 0]}, "q01: expected a list of numbers"),
+        ({"q01": [0.0, 0.0]}, r"different lengths, \[2, 4\]"),
+        ({"mask": [True]}, "different lengths"),
+        ({"mask": ["yes", 1, 1, 1]}, r"bridge\.mask: expected a list of true and false"),
+        ({"q01": [9.0, 9.0, 9.0, 9.0]}, "at most its high"),
+        ({"q99": [float("nan")] * 4}, "at most its high"),
+        ({"q01": [], "q99": [], "mask": []}, "different lengths"),
+    ],
+)
+def test_damaged_masked_statistics_are_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        from_stats({**BRIDGE, **change}, "bridge")
+
+
+def test_missing_masked_statistics_are_named() -> None:
+    with pytest.raises(ContractError, match=r"normalizer\.q99: missing; got \['q01'\]"):
+        from_stats({"q01": [0.0]})
+    with pytest.raises(ContractError, match="different lengths"):
+        MaskedNormalizer(low=(0.0,), high=(1.0,), mask=(True,), constant=(True, False))
+
+
 def test_robosuite_opens_at_minus_1_and_closes_at_plus_1() -> None:
     data = np.array([[0.1, 1.0], [0.2, 0.0], [0.3, 0.9], [0.4, 0.2], [0.5, 0.5], [0.6, -0.3], [0.7, 1.4]], np.float32)
     kept = data.copy()
@@ -212,7 +295,8 @@ def test_gripper_conventions_have_inverses() -> None:
     commands = np.array([[0.3, -1.0], [0.4, 1.0], [0.5, 0.0]])
     for name, convention in GRIPPERS.items():
         assert convention.name == name
-        np.testing.assert_array_equal(convention.to_body(convention.to_data(commands)), commands)
+        sent = commands if name in ("as-recorded", "robosuite") else np.array([[0.4, 1.0], [0.5, 0.0]])
+        np.testing.assert_array_equal(convention.to_body(convention.to_data(sent)), sent)
     assert gripper_convention("as-recorded").to_body(commands) is not commands
 
 

@@ -23,7 +23,7 @@ from actloop.errors import ContractError
 HELD_OUT = 5  # every fifth episode
 CHARACTERS = 11  # ten digits and a space
 
-Episodes = Sequence[Float[np.ndarray, "time action"]]
+Episodes = Sequence[Float[np.ndarray, "_ action"]]
 
 
 def chunked(episodes: Episodes, horizon: int) -> list[list[Chunk]]:

@@ -37,9 +37,11 @@ SMALLEST = 1e-8  # norm below which a quaternion or a column says nothing
 ORTHONORMAL = 1e-3  # how far the columns of a given matrix may be from it
 
 Rotations = Float[np.ndarray, "*rows numbers"]
+Broadcast = Float[np.ndarray, "*#rows numbers"]
+Converted = Float[np.ndarray, "*rows converted"]
 
 
-def convert(values: Rotations, source: Form, target: Form) -> Rotations:
+def convert(values: Rotations, source: Form, target: Form) -> Converted:
     """The same rotations in another form.
 
     Raises:
@@ -56,12 +58,12 @@ def convert(values: Rotations, source: Form, target: Form) -> Rotations:
     return out.reshape(*rows, SIZES[target])
 
 
-def composed(second: Rotations, first: Rotations, form: Form) -> Rotations:
+def composed(second: Broadcast, first: Broadcast, form: Form) -> Broadcast:
     """`first`, then `second`, both about fixed axes: the matrix product second @ first. Rows broadcast."""
     return _product(second, first, form, invert_first=False)
 
 
-def relative(after: Rotations, before: Rotations, form: Form) -> Rotations:
+def relative(after: Broadcast, before: Broadcast, form: Form) -> Broadcast:
     """What turns `before` into `after` about the fixed axes: after @ before^-1. Rows broadcast."""
     return _product(after, before, form, invert_first=True)
 
@@ -72,7 +74,7 @@ def inverse(values: Rotations, form: Form) -> Rotations:
     return convert(turned.reshape(*turned.shape[:-2], 9), "matrix", form)
 
 
-def angle_between(first: Rotations, second: Rotations, form: Form) -> Float[np.ndarray, "*rows"]:
+def angle_between(first: Broadcast, second: Broadcast, form: Form) -> Float[np.ndarray, "*rows"]:
     """The angle of the rotation from one to the other, rad, 0 to pi."""
     apart = relative(second, first, form)
     return np.asarray(np.linalg.norm(convert(apart, form, "axis_angle"), axis=-1))
@@ -98,7 +100,7 @@ def continuous(quaternions: Float[np.ndarray, "time 4"]) -> Float[np.ndarray, "t
     return np.asarray(checked * signs[:, None])
 
 
-def _product(left: Rotations, right: Rotations, form: Form, *, invert_first: bool) -> Rotations:
+def _product(left: Broadcast, right: Broadcast, form: Form, *, invert_first: bool) -> Broadcast:
     """left @ right, or left @ right^-1, in the same form."""
     other = _matrices(right, form)
     product = _matrices(left, form) @ (other.swapaxes(-1, -2) if invert_first else other)

@@ -27,7 +27,7 @@ class Recorded:
 
     source: str
     held: int
-    episodes: list[Float[np.ndarray, "time action"]]
+    episodes: list[Float[np.ndarray, "_ action"]]
     parts: dict[str, slice]
     units: dict[str, str]
     space: Space | None
