@@ -89,6 +89,13 @@ def saying() -> Saying:
     return Saying()
 
 
+def cyclic() -> Saying:
+    """A module that refers to itself, as those with networks do: only the garbage collector ends it."""
+    made = Saying()
+    made.itself = made
+    return made
+
+
 def threaded() -> Saying:
     """A module that has imported something called torch."""
     torch = types.ModuleType("torch")

@@ -119,6 +119,17 @@ def test_a_stack_file_is_an_arm_that_meets_the_same_episodes(finished, config):
         assert [one["due"] for one in record["incidents"]] == [one["due"] for one in pairs[key]], "the same faults"
 
 
+def test_a_stack_says_which_kind_of_policy_acts_in_it(finished, config, tmp_path):
+    plain, _, _ = STACK.replace("run_on = 8", "").partition("[check]")
+    (tmp_path / "alone.toml").write_text(plain, encoding="utf-8")
+    arms = {"alone": str(tmp_path / "alone.toml")}
+    run = compare(replace(config, out=tmp_path / "run", arms=arms, latency="published", sweep=(), episodes=1)).run
+    assert run.main.latency_ms("alone") == 580, "as published for its variant"
+    assert [(arm.variant, arm.place) for arm in run.arms] == [("joint", "online")]
+    checked = next(arm for arm in finished.run.arms if arm.name == "checked")
+    assert (checked.variant, checked.place) == ("joint", "in checks")
+
+
 def test_checks_are_calibrated_once_for_each_condition(finished, config):
     files = sorted(path.name for path in (config.out / "calibrations" / "checked").iterdir())
     assert files == ["0ms.json", "190ms.json"]

@@ -241,7 +241,7 @@ def test_logs_that_cannot_be_drawn_are_refused(run, tmp_path):
     old = [{name: value for name, value in records[0].items() if name != "body"}, *records[1:]]
     with pytest.raises(DataError, match="not a log of this version"):
         EpisodeView(old)
-    with pytest.raises(ContractError, match=r"ends in \.html or \.png, \.svg, \.pdf, got 'x\.gif'"):
+    with pytest.raises(ContractError, match=r"ends in \.html, \.png, \.svg or \.pdf, got 'x\.gif'"):
         write_episode(find_logs(run)[0], tmp_path / "x.gif")
     cut = EpisodeView(records[: len(records) // 2])
     assert cut.verdict.startswith("the log ends after")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from actloop.contracts import ActionChunk, Embodiment, Observation, Part, Space
 from actloop.errors import ContractError
+from actloop.loop.feasibility import delay_in_ticks, infeasibility
 from actloop.loop.joining import Join
-from actloop.loop.schedule import Command, Schedule, Ticket, delay_in_ticks, infeasibility
+from actloop.loop.schedule import Command, Schedule, Ticket
 
 PERIOD = 0.1
 quick = settings(max_examples=60, deadline=None, database=None)

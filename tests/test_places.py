@@ -51,7 +51,7 @@ def nothing_left() -> Iterator[None]:
     yield
     assert multiprocessing.active_children() == []
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("actloop-")] == []
-    assert shared_memories() <= before
+    until(lambda: shared_memories() <= before)  # a resource tracker removes those of a killed parent, in its own time
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +332,25 @@ def test_a_memory_that_is_written_too_early_is_noticed() -> None:
     outbox.close()
 
 
+def test_images_of_a_question_that_failed_are_let_go(process: InProcess) -> None:
+    for tick, deed in enumerate(("raise", "odd")):
+        process.start("left", seed=0)
+        process.submit(ask(tick, deed))
+        (result,) = process.collect(PATIENT)
+        assert result.error is not None
+        assert process._child._outbox.held == []
+
+
+@pytest.mark.parametrize("deed", ["keep", "raise"])
+def test_a_child_whose_module_keeps_images_ends_without_a_word(deed: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with InProcess(place_modules.cyclic) as place:
+        place.start("left", seed=0)
+        for tick in range(2):
+            place.submit(ask(tick, deed))
+            assert place.collect(PATIENT)
+    assert capfd.readouterr().err == ""
+
+
 def test_errors_that_do_not_survive_a_pipe_are_told_in_words(process: InProcess) -> None:
     process.start("left", seed=0)
     process.submit(ask(0, "odd"))
@@ -431,7 +450,10 @@ def test_a_process_ends_with_its_parent_even_if_that_is_killed(tmp_path: Path) -
             place.submit(ask(0))
             place.collect(20)
             place.submit(ask(1, "hang"))
-            print(place.pid, *place._child._outbox._ring, flush=True)
+            ring = place._child._outbox._ring
+            while len(ring) < 2:  # the module keeps the images of the first question
+                time.sleep(0.001)
+            print(place.pid, *ring, flush=True)
             time.sleep(60)
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script), encoding="utf-8")
@@ -444,7 +466,9 @@ def test_a_process_ends_with_its_parent_even_if_that_is_killed(tmp_path: Path) -
         text=True,
     )
     with parent:
-        child, memory = parent.stdout.readline().split()
+        child, *memories = parent.stdout.readline().split()
+        assert len(memories) == 2
+        assert set(memories) <= shared_memories()
         parent.kill()
-    until(lambda: not Path(f"/proc/{child}").exists(), 5.0)
-    until(lambda: memory not in shared_memories(), 5.0)
+    until(lambda: not Path(f"/proc/{child}").exists())
+    until(lambda: not shared_memories() & set(memories))

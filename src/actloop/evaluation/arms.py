@@ -1,23 +1,16 @@
-"""The arms of a comparison: open a policy, say what it is, and settle how long it thinks under each condition.
+"""The arms of a comparison: what each says that it is, and how long it thinks under each condition.
 
-name -> source --open_policy--> Policy --describe_arm--> Arm --settle_conditions--> Condition (a profile per arm)
+Subject --describe, measure--> Arm --settle_conditions--> Condition (a profile per arm)
 """
 
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Policy
-from actloop.errors import CheckpointError, ContractError
+from actloop.errors import ContractError
 from actloop.evaluation.config import CompareConfig
 from actloop.loop.latency import LatencyProfile, parse_latency, published_latencies
 
-FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 PUBLISHED = "published"
 PUBLISHED_BY_VARIANT = {
     "no-cotrain": "fastwam-5090d",
@@ -36,6 +29,9 @@ PLACES = {
     "optional-idm": "online",
     "optional-idm, first-frame": "in training only",
     "action-conditioned": "in training only",
+    "rt2": "nowhere",
+    "openvla": "nowhere",
+    "openvla-oft": "nowhere",
 }
 """Where prediction lives in each variant."""
 LAYER_PLACES = {"semantic": "in every layer", "foresight": "in planning", "check": "in checks"}
@@ -67,6 +63,11 @@ class Arm:
             if layer in layers:
                 return place
         return PLACES.get(self.variant, OTHER_PLACE)
+
+    @property
+    def tokens_per_action(self) -> float:
+        """Tokens that it decodes, one after the other, for each action of a chunk; NaN where it decodes none."""
+        return float(self.identity.get("tokens_per_action") or "nan")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"measured": self.measured.to_dict(), "variant": self.variant, "place": self.place}
@@ -102,32 +103,6 @@ class Condition:
         return cls(name=plain["name"], profiles=profiles)
 
 
-def open_policy(source: str) -> Policy[Any]:
-    """The policy of an arm: a checkpoint's, or what the function `module:function` returns.
-
-    `PATH?first-frame` acts without imagining, of a checkpoint that learned both.
-
-    Raises:
-        CheckpointError: there is no such checkpoint, or it cannot be loaded.
-        ContractError: the function does not exist, or what it returned is no policy.
-    """
-    if FACTORY.fullmatch(source) and not Path(source).exists():
-        module, _, name = source.partition(":")
-        try:
-            policy = getattr(import_module(module), name)()
-        except (ImportError, AttributeError) as error:
-            raise ContractError(f"arm {source!r}", f"cannot be imported ({error})") from error
-        if not isinstance(policy, Policy):
-            raise ContractError(f"arm {source!r}", f"{type(policy).__name__} is no actloop.contracts.Policy")
-        return policy
-    path, _, mode = source.partition("?")
-    if not Path(path).exists():
-        raise CheckpointError(f"{path}: no such checkpoint; train one with `actloop train`, or mend the path")
-    load = import_module("actloop.models.checkpoint").load_policy
-    loaded: Policy[Any] = load(Path(path), mode=mode)
-    return loaded
-
-
 def settle_conditions(config: CompareConfig, arms: Sequence[Arm]) -> list[Condition]:
     """The main condition, then those of the sweep, each once; on a paused clock the main one alone."""
     asked = [config.latency] if config.clock == "paused" else [config.latency, *config.sweep]
@@ -149,8 +124,9 @@ def _condition(text: str, arms: Sequence[Arm]) -> Condition:
 
 def _published(arm: Arm) -> LatencyProfile:
     if arm.variant not in PUBLISHED_BY_VARIANT:
-        known = ", ".join(PUBLISHED_BY_VARIANT)
-        reason = f"has the variant {arm.variant!r}; figures were published for {known}. Give a number instead"
+        known = ", ".join(repr(name) for name in PUBLISHED_BY_VARIANT)
+        what = f"is of the variant {arm.variant!r}" if arm.variant else "does not say of which variant it is"
+        reason = f"{what}; figures were published for {known}. Give a number instead"
         raise ContractError(f"latency 'published', arm {arm.name!r}", reason)
     return published_latencies()[PUBLISHED_BY_VARIANT[arm.variant]]
 
@@ -161,18 +137,3 @@ def computing(arm: Arm, result: Mapping[str, Any]) -> float:
     others = sum(seconds for layer, seconds in result.get("computed", {}).items() if layer != "action")
     asked = result.get("asked", {}).get("action", result["calls"])
     return float(asked * mean + others)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch, where a policy has loaded it, on one thread: speed and sums must not depend on how many are free."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

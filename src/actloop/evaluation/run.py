@@ -83,7 +83,8 @@ def read_run(folder: Path) -> Run:
             raise DataError(f"{path}: format {plain['format']}, this version reads format {FORMAT}")
         return Run.from_dict(plain)
     except OSError as error:
-        raise DataError(f"{folder}: no comparison was started here (no readable run.json: {error})") from error
+        reason = f"no comparison was started here (run.json: {error.strerror})"
+        raise DataError(f"{folder}: {reason}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a run's description ({type(error).__name__}: {error})") from error
 

@@ -87,7 +87,6 @@ class Runner:
                 seed=unit.seed,
                 latency=self.job.conditions[unit.condition].profiles[unit.arm],
                 loop=_loop_config(config, filmed=filmed),
-                filmed=filmed,
                 subscribers=(log, film) if filmed else (log,),
             )
         record = _record(unit, result)

@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from actloop.checks.conformal import TooFewEpisodes
 from actloop.contracts import Embodiment, Observation, Policy, Task, World
 from actloop.errors import ContractError
-from actloop.evaluation.arms import one_thread, open_policy
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import Subscriber
@@ -22,8 +21,10 @@ from actloop.loop.result import EpisodeResult
 from actloop.stack.calibrating import Calibrated, calibrate_stack
 from actloop.stack.declared import Stack
 from actloop.stack.describing import describe_stack
+from actloop.stack.guarded import one_thread
 from actloop.stack.opened import OpenStack, open_stack
 from actloop.stack.reader import read_stack
+from actloop.stack.sources import open_policy, source_of, variant_of
 
 STACK = ".toml"
 CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compares on those
@@ -60,7 +61,6 @@ class Subject(Protocol):
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        filmed: bool,
         subscribers: Sequence[Subscriber],
     ) -> EpisodeResult: ...
 
@@ -100,7 +100,6 @@ class PolicySubject:
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        filmed: bool,
         subscribers: Sequence[Subscriber],
     ) -> EpisodeResult:
         with one_thread():
@@ -134,7 +133,8 @@ class StackSubject:
         return self._opened.horizon
 
     def describe(self) -> dict[str, Any]:
-        return stack_identity(self._opened.stack)
+        stack = self._opened.stack
+        return variant_of(stack.action.model) | stack_identity(stack)
 
     def understands(self, task: Task) -> None:
         """A policy that does not take it says so in its first episode: its layer may run anywhere."""
@@ -150,11 +150,10 @@ class StackSubject:
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        filmed: bool,
         subscribers: Sequence[Subscriber],
     ) -> EpisodeResult:
         own = self._opened.loop
-        config = replace(own, imagine=own.imagine or filmed, observe_every=loop.observe_every)
+        config = replace(own, imagine=own.imagine or loop.imagine, observe_every=loop.observe_every)
         return self._opened.run(task, seed=seed, world=world, config=config, subscribers=subscribers)
 
     def close(self) -> None:
@@ -203,7 +202,7 @@ def open_subject(
         ActloopError: as `open_policy` and `open_stack`.
     """
     if not source.endswith(STACK):
-        return PolicySubject(open_policy(source), setting.clock)
+        return PolicySubject(_policy(source), setting.clock)
     stack = setting.stack(source)
     return StackSubject(open_stack(stack, clock=setting.clock, world=world, latency=latency, calibration=calibration))
 
@@ -219,7 +218,11 @@ def source_identity(source: str) -> dict[str, Any]:
     """What a source is, without a world."""
     if source.endswith(STACK):
         return stack_identity(read_stack(source))
-    return PolicySubject(open_policy(source), "virtual").describe()
+    return PolicySubject(_policy(source), "virtual").describe()
+
+
+def _policy(source: str) -> Policy[Any]:
+    return open_policy(source_of(source, folder=Path(), path="arm"))
 
 
 def needs_calibration(source: str) -> bool:

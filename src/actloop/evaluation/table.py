@@ -38,10 +38,14 @@ def _arms(comparison: Comparison) -> Table:
         "model\ncalls",
         "cost\ns/s",
     ]
-    table = _table(f"Under {condition_title(run.main, run.config['clock'])}", heads=heads)
+    speaks = [arm for arm in run.arms if not math.isnan(arm.tokens_per_action)]
+    table = _table(
+        f"Under {condition_title(run.main, run.config['clock'])}", heads=heads + ["tokens\nper act."] * bool(speaks)
+    )
     for arm in run.arms:
         cell = comparison.cell(arm.name, run.main.name)
-        table.add_row(arm.name, *(_numbers(cell) if cell is not None and cell.episodes else ["-"] * len(heads)))
+        numbers = _numbers(cell) if cell is not None and cell.episodes else ["-"] * len(heads)
+        table.add_row(arm.name, *numbers, *[_number(arm.tokens_per_action, 1)] * bool(speaks))
     return table
 
 

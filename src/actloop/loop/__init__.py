@@ -19,6 +19,7 @@ from actloop.loop.events import (
     Ticked,
     read_events,
 )
+from actloop.loop.feasibility import InfeasibleError, infeasibility
 from actloop.loop.governor import Governor, Limits
 from actloop.loop.inference import Charged, Inference, Live
 from actloop.loop.joining import Join
@@ -36,7 +37,7 @@ from actloop.loop.modules import CheckModule, ChooserModule, PolicyModule, Promp
 from actloop.loop.places import Here, InThread
 from actloop.loop.questions import Answer, Layer, Module, Place, Question, Result, Ticket
 from actloop.loop.result import EpisodeResult
-from actloop.loop.schedule import Command, Delivery, InfeasibleError, Residual, Schedule, infeasibility
+from actloop.loop.schedule import Command, Delivery, Residual, Schedule
 
 __all__ = [
     "MEASURED",

@@ -12,93 +12,32 @@ again, it decides the same again.
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from actloop.checks.evidence import Reading
 from actloop.contracts import Action, Committed, Embodiment, Observation, Outcome
 from actloop.errors import ContractError
 from actloop.loop.budget import Account
 from actloop.loop.config import LoopConfig
-from actloop.loop.inference import Reply
-from actloop.loop.ladder import CONTINUE, Ladder, Rung
-from actloop.loop.latency import LatencyEstimate, LatencyProfile
-from actloop.loop.questions import Layer, Ticket
-from actloop.loop.schedule import (
-    Command,
-    Delivery,
+from actloop.loop.decisions import Ask, Received, Refusal, Step
+from actloop.loop.feasibility import (
     InfeasibleError,
-    Residual,
-    Schedule,
+    age_in_ticks,
     conflict,
     delay_in_ticks,
     infeasibility,
+    outdated,
 )
+from actloop.loop.inference import Reply
+from actloop.loop.ladder import CONTINUE, Ladder, Rung
+from actloop.loop.latency import Expected, LatencyProfile
+from actloop.loop.questions import Layer, Ticket
+from actloop.loop.schedule import Command, Residual, Schedule
 
 LIKELY = 0.95  # the quantile that decides when to start thinking
 TYPICAL = 0.5  # the quantile that decides whether a latency can work at all
 SETTLED = 4  # accepted replies after which a measured latency is believed enough to judge feasibility by
 RUNG_LAYERS: dict[Rung, Layer] = {"choose": "foresight", "ask": "semantic"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """A question to put to a layer now. `deadline` is on the loop's clock."""
-
-    ticket: Ticket
-    why: str
-    instruction: str
-    deadline: float = math.inf
-    candidates: int = 1
-    committed: Committed | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A question that was not put, or a rung not taken, and what was done in its place."""
-
-    layer: Layer
-    why: str
-    instead: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """A move on the ladder: from one rung to another, and which check's alarm led to it."""
-
-    rung: str
-    before: str
-    cause: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What became of a reply: whether it was used and, if not, why."""
-
-    accepted: bool
-    reason: str = ""
-    delay: int = 0
-    skipped: float = 0
-    steps: tuple[Step, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
-
-
-class Expected:
-    """What the next call of a layer will probably take: as declared, or as the last ones took."""
-
-    def __init__(self, declared: LatencyProfile | None) -> None:
-        self._declared = declared
-        self._estimate = LatencyEstimate()
-        self._known: dict[float, float | None] = {}  # quantiles since the last number
-
-    def add(self, seconds: float) -> None:
-        self._estimate.add(seconds)
-        self._known.clear()
-
-    def quantile(self, q: float) -> float | None:
-        """Seconds; None while unknown."""
-        if q not in self._known:
-            self._known[q] = (self._declared or self._estimate).quantile(q)
-        return self._known[q]
 
 
 class Controller:
@@ -143,13 +82,11 @@ class Controller:
             raise ContractError("layers", f"expected an 'action' layer, got {sorted(layers)}")
         self._body, self._horizon, self._config = embodiment, horizon, config
         self._declared = dict(layers)
-        age = config.max_age / embodiment.period
-        self._max_age = 0 if math.isinf(age) else max(1, math.floor(age + 1e-6))  # in ticks
         self.schedule = Schedule(
             embodiment,
             execute_horizon=config.execute_horizon,
             join=config.join,
-            max_age=self._max_age,
+            max_age=age_in_ticks(config.max_age, embodiment.period),
             limits=config.limits,
             residual=residual,
         )
@@ -179,7 +116,9 @@ class Controller:
         if seconds is None or 0 < self._accepted < SETTLED:
             return self._infeasible
         period, horizon = self._body.period, self._horizon
-        self._infeasible = infeasibility(latency=seconds, period=period, horizon=horizon) or self._outdated(seconds)
+        self._infeasible = infeasibility(latency=seconds, period=period, horizon=horizon) or outdated(
+            latency=seconds, period=period, max_age=self._config.max_age
+        )
         if self._config.strict:
             execute = self._config.execute_horizon
             why = conflict(latency=seconds, period=period, horizon=horizon, execute_horizon=execute)
@@ -187,15 +126,6 @@ class Controller:
             if why:
                 raise InfeasibleError("loop", why)
         return self._infeasible
-
-    def _outdated(self, seconds: float) -> str:
-        """Why no answer that takes so long is ever executed, or empty."""
-        if not self._max_age or delay_in_ticks(seconds, self._body.period) < self._max_age:
-            return ""
-        return (
-            f"answers come {1000 * seconds:.0f} ms late, and no action is executed later than"
-            f" {1000 * self._config.max_age:.0f} ms after its observation: allow more, or take a faster model"
-        )
 
     # replies
 
@@ -225,7 +155,7 @@ class Controller:
         if delivery.accepted:
             self._accepted += 1
             self._agreed = -1
-        return _received(delivery)
+        return Received.of(delivery)
 
     def _demand_again(self, why: str) -> None:
         """What was demanded did not come: it is still wanted, now of the action layer."""
@@ -264,7 +194,7 @@ class Controller:
 
     def _climb(self, cause: str, tick: int, *, seen: int) -> tuple[tuple[Step, ...], tuple[Refusal, ...]]:
         before = self._ladder.rung
-        tried = self._ladder.alarm(tick, lambda rung: self._unaffordable(rung, tick), self._rung_delay)
+        tried = self._ladder.alarm(tick, self._unaffordable, self._rung_delay)
         refusals = tuple(
             Refusal(layer=RUNG_LAYERS.get(rung, "action"), why=why, instead=f"not {rung}") for rung, why in tried if why
         )
@@ -290,7 +220,7 @@ class Controller:
         elif rung == "human":
             self._outcome = Outcome(success=False, reason="asked for a human", time=0.0)
 
-    def _unaffordable(self, rung: Rung, tick: int) -> str:
+    def _unaffordable(self, rung: Rung) -> str:
         if rung in ("slow", "hold", "human"):
             return ""
         layer = RUNG_LAYERS.get(rung, "action")
@@ -509,7 +439,3 @@ class Controller:
 
     def _delay(self, layer: Layer, times: int = 1) -> int:
         return delay_in_ticks(self._seconds(layer) * times, self._body.period)
-
-
-def _received(delivery: Delivery) -> Received:
-    return Received(accepted=delivery.accepted, reason=delivery.reason, delay=delivery.delay, skipped=delivery.skipped)

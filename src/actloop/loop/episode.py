@@ -23,7 +23,8 @@ from actloop.errors import ContractError, MissingDependency
 from actloop.loop.border import Border
 from actloop.loop.clock import undisturbed
 from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, derive_seed, place
-from actloop.loop.controller import Ask, Controller, Refusal, Step
+from actloop.loop.controller import Controller
+from actloop.loop.decisions import Ask, Refusal, Step
 from actloop.loop.events import (
     Bus,
     EpisodeEnded,
@@ -38,13 +39,14 @@ from actloop.loop.events import (
     ThreadedBus,
     Ticked,
 )
+from actloop.loop.feasibility import InfeasibleError
 from actloop.loop.inference import SLACK, Inference, Reply
 from actloop.loop.ladder import RUNGS
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.layers import Actor, Asked, Layers, Memory, patience
 from actloop.loop.questions import LAYERS, Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
-from actloop.loop.schedule import LATE, STALE, STARVED, TOLD, Command, InfeasibleError, Residual
+from actloop.loop.schedule import LATE, STALE, STARVED, TOLD, Command, Residual
 
 _tickets = itertools.count()  # one number per episode of this process: a reply that outlives its own meets no other
 

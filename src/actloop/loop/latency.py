@@ -165,3 +165,22 @@ class LatencyEstimate:
     def quantile(self, q: float) -> float | None:
         """Seconds; None until a call after the warm-up was seen."""
         return quantile(tuple(self._seconds), q) if self._seconds else None
+
+
+class Expected:
+    """What the next call of a layer will probably take: as declared, or as the last ones took."""
+
+    def __init__(self, declared: LatencyProfile | None) -> None:
+        self._declared = declared
+        self._estimate = LatencyEstimate()
+        self._known: dict[float, float | None] = {}  # quantiles since the last number
+
+    def add(self, seconds: float) -> None:
+        self._estimate.add(seconds)
+        self._known.clear()
+
+    def quantile(self, q: float) -> float | None:
+        """Seconds; None while unknown."""
+        if q not in self._known:
+            self._known[q] = (self._declared or self._estimate).quantile(q)
+        return self._known[q]

@@ -276,7 +276,7 @@ class _Inbox:
     """The child's side of the ring. A memory stays the child's until nothing there looks at its arrays any more."""
 
     def __init__(self) -> None:
-        self._ring: dict[str, shared_memory.SharedMemory] = {}
+        self._ring: dict[str, _Lent] = {}
         self._lent: dict[str, weakref.ref[np.ndarray]] = {}
 
     def unpack(self, number: int, name: str, sizes: tuple[int, ...], ring: tuple[str, ...], rest: bytes) -> Question:
@@ -286,7 +286,7 @@ class _Inbox:
         arrays: list[np.ndarray] = []
         if sizes:
             if name not in self._ring:
-                self._ring[name] = shared_memory.SharedMemory(name=name)
+                self._ring[name] = _Lent(name=name)
             self.check(number, name)
             whole = np.frombuffer(_bytes(self._ring[name]), np.uint8)
             begins = np.cumsum((HEADER, *sizes))
@@ -307,6 +307,14 @@ class _Inbox:
     def held(self) -> list[str]:
         """The memories that something here still looks at: a session may keep what it saw."""
         return [name for name, whole in self._lent.items() if whole() is not None and name in self._ring]
+
+
+class _Lent(shared_memory.SharedMemory):
+    """A memory of the parent, which what still looks at it keeps mapped: a session may outlive the last question."""
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):
+            super().close()
 
 
 def _bytes(memory: shared_memory.SharedMemory) -> memoryview:
@@ -357,7 +365,9 @@ def _reply(worker: ModuleWorker, inbox: _Inbox, word: str, *content: Any) -> byt
             return pickle.dumps((seconds, result.answer, None, "", inbox.held()), protocol=5)
     except Exception as raised:  # torn images, or an answer that cannot be pickled
         error = raised
-    return pickle.dumps((seconds, None, *_portable(error), inbox.held()))
+    told = _portable(error)
+    traceback.clear_frames(error.__traceback__)  # they hold the question, and with it the memory of its images
+    return pickle.dumps((seconds, None, *told, inbox.held()))
 
 
 def _portable(raised: Exception) -> tuple[Exception, str]:

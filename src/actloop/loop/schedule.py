@@ -34,10 +34,6 @@ Residual = Callable[[Observation, Action, int], Action]
 """`residual(obs, action, index)`: what to add to the action of this tick, in action units (as A2C2, 2509.23224)."""
 
 
-class InfeasibleError(ContractError):
-    """A model this slow cannot feed a robot this fast with chunks this short."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """What became of a reply.
@@ -477,41 +473,3 @@ class Schedule:
 def _index(progress: float, path: Path) -> int:
     """Of the action that is under way, or just done, at this progress."""
     return min(max(math.ceil(progress - NEARLY) - 1, 0), len(path) - 1)
-
-
-def delay_in_ticks(latency: float, period: float) -> int:
-    """Ticks from an observation to the first command that can use its answer."""
-    return math.ceil(latency / period - 1e-6)
-
-
-def infeasibility(*, latency: float, period: float, horizon: int) -> str:
-    """Why a latency (seconds) cannot feed a robot without pauses, or empty.
-
-    A chunk that arrives d ticks late has horizon - d actions left, and the next one takes d ticks again: both fit
-    only if 2 d <= horizon, however early the question is asked.
-    """
-    delay = delay_in_ticks(latency, period)
-    if 2 * delay <= horizon:
-        return ""
-    return (
-        f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz) and need chunks of at least "
-        f"{2 * delay} actions, the policy gives {horizon}: take longer chunks, a faster model or a lower control rate"
-    )
-
-
-def conflict(*, latency: float, period: float, horizon: int, execute_horizon: int) -> str:
-    """Why the settings do not fit one another, or empty.
-
-    With `execute_horizon` actions run between questions and a delay of d ticks, real-time chunking needs
-    d <= horizon - execute_horizon (2506.07339): else the plan is spent before the answer comes.
-    """
-    if why := infeasibility(latency=latency, period=period, horizon=horizon):
-        return why
-    delay = delay_in_ticks(latency, period)
-    if delay <= horizon - execute_horizon:
-        return ""
-    return (
-        f"answers come {delay} ticks late ({latency * 1000:.0f} ms at {1 / period:g} Hz), but {execute_horizon} actions"
-        f" are executed of chunks of {horizon}, which leaves {horizon - execute_horizon}: execute at most"
-        f" {horizon - delay}, take longer chunks, a faster model or a lower control rate"
-    )

@@ -8,9 +8,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from actloop.report.episode_drawing import Drawing, facts_line
 from actloop.report.episode_film import read_film
 from actloop.report.logs import Log
 from actloop.report.markup import table, tag, text
+from actloop.report.shell import page
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_ROWS = 200  # of what did not go as planned
@@ -63,8 +62,9 @@ def write_episode(log: Log, out: Path) -> Path:
         ContractError: the name ends otherwise.
         MissingDependency: there is a video, and PyAV is not installed.
     """
-    if out.suffix not in (".html", *PICTURES):
-        raise ContractError("--out", f"expected a name that ends in .html or {', '.join(PICTURES)}, got {out.name!r}")
+    *others, last = endings = (".html", *PICTURES)
+    if out.suffix not in endings:
+        raise ContractError("--out", f"expected a name that ends in {', '.join(others)} or {last}, got {out.name!r}")
     view = view_log(log)
     film = read_film(log.video, view) if log.video else None
     if out.suffix in PICTURES:
@@ -81,7 +81,6 @@ def render(view: EpisodeView, *, name: str, film: Film | None = None, video: Pat
     started = view.started
     filled = {
         "title": text(f"{name}: one episode"),
-        "style": _file("style.css"),
         "kicker": text(name),
         "headline": text(f"{started['task_name']}: {view.verdict}"),
         "facts": text(f"“{started['instruction']}” · {facts_line(view)}"),
@@ -91,7 +90,7 @@ def render(view: EpisodeView, *, name: str, film: Film | None = None, video: Pat
         "events": _events(view.records),
         "configuration": text(json.dumps({key: started[key] for key in ("loop", "layers", "body")}, indent=1)),
     }
-    return Template(_file("episode.html")).substitute(filled)
+    return page("episode.html", filled)
 
 
 def _coloured(drawing: Drawing) -> str:
@@ -181,7 +180,3 @@ def _told(record: Record) -> list[str] | None:
     elif kind == "ended" and record["error"]:
         what = f"crashed: {record['error']}"
     return [f"{record['time']:.2f} s", str(record["tick"]), what] if what else None
-
-
-def _file(name: str) -> str:
-    return resources.files("actloop.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,15 +1,14 @@
 """Writes the page of a run folder: one file that needs nothing else, readable on a phone, in print and in the dark."""
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from actloop.evaluation.answer import answer
 from actloop.evaluation.compare import load_comparison
 from actloop.evaluation.comparison import Comparison
 from actloop.report import method, sections
 from actloop.report.markup import tag, text
+from actloop.report.shell import packaged, page
 
 TITLE = "Where should prediction live here?"
 NAME = "report.html"
@@ -35,8 +34,7 @@ def render(comparison: Comparison, folder: Path) -> str:
     foresight = sections.foresight_chart(comparison)
     filled = {
         "title": text(TITLE),
-        "style": _file("style.css"),
-        "script": _file("page.js"),
+        "script": packaged("page.js"),
         "headline": _unbroken(text(said.headline), [arm.name for arm in comparison.run.arms]),
         "facts": sections.facts(comparison),
         "answer": tag("dl", *(tag("dt", text(about)) + tag("dd", text(words)) for about, words in said.paragraphs)),
@@ -53,7 +51,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         "machine": method.machine(comparison),
         "crashes": method.crashes(comparison),
     }
-    return Template(_file("page.html")).substitute(filled)
+    return page("page.html", filled)
 
 
 def _unbroken(markup: str, names: Sequence[str]) -> str:
@@ -62,7 +60,3 @@ def _unbroken(markup: str, names: Sequence[str]) -> str:
         if "-" in name:
             markup = markup.replace(text(name), tag("span", text(name), class_="whole"))
     return markup
-
-
-def _file(name: str) -> str:
-    return resources.files("actloop.report").joinpath(name).read_text(encoding="utf-8")

@@ -53,11 +53,14 @@ def arms_table(comparison: Comparison) -> str:
         "model calls<small>per episode</small>",
         "computing<small>s per s of robot</small>",
     ]
+    speaks = any(not math.isnan(arm.tokens_per_action) for arm in run.arms)
+    head += ["tokens<small>per action</small>"] * speaks
     rows = []
     for arm in run.arms:
         cell = comparison.cell(arm.name, run.main.name)
         name = key(comparison, arm.name) + tag("small", text(place_title(arm)))
-        rows.append([name, *(_numbers(cell, arm_class(comparison, arm.name)) if cell and cell.episodes else ["–"] * 8)])
+        numbers = _numbers(cell, arm_class(comparison, arm.name)) if cell and cell.episodes else ["–"] * 8
+        rows.append([name, *numbers, *[number(arm.tokens_per_action, 1)] * speaks])
     title = text(f"Under {condition_title(run.main, run.config['clock'])}")
     return table(head, rows, caption=title, class_="numbers")
 

@@ -231,7 +231,8 @@ def token_of(placement: Placement, key: str) -> str | None:
     try:
         token = placement.token_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{key}.token_file: cannot be read ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{key}.token_file: {placement.token_file} cannot be read ({why})") from error
     if not token:
         raise DataError(f"{key}.token_file: {placement.token_file} is empty")
     return token

@@ -45,7 +45,9 @@ def read_stack(path: str | Path) -> Stack:
     path = Path(path)
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a stack file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: not readable as TOML ({error})") from error
     file = Table(plain, str(path), ("world", "loop", *LAYERS))
     world = _world(file)

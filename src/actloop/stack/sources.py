@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.resources import files
@@ -18,6 +20,7 @@ from actloop.errors import CheckpointError, ContractError, UnknownNameError
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 WORD = re.compile(r"[\w-]+")
+FIRST_FRAME = "first-frame"  # the mode of a policy that learned to imagine, and acts without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,7 @@ def open_policy(source: Source, *, device: str = "cpu") -> Policy[Any]:
             raise ContractError(source.path, f"{source.target} returned no policy, but a {type(policy).__name__}")
         return policy
     if not Path(source.target).is_file():
-        raise CheckpointError(f"{source.path}: {source.target}: no such checkpoint; train one, or mend the path")
+        raise _missing(source)
     load = import_module("actloop.models.checkpoint").load_policy
     loaded: Policy[Any] = load(source.target, mode=source.mode, device=device)
     return loaded
@@ -132,19 +135,57 @@ def card_of(source: Source) -> Card:
     if source.is_function:
         policy = open_policy(source)
         return Card(embodiment=policy.embodiment, horizon=policy.horizon)
-    from safetensors import SafetensorError, safe_open
+    with _readable(source):
+        header = _header(source)
+        horizon = header["horizon"] if "horizon" in header else header["config"]["horizon"]  # older files
+        return Card(embodiment=embodiment_from_dict(header["embodiment"]), horizon=int(horizon))
+
+
+def variant_of(source: Source | None) -> dict[str, str]:
+    """`variant`, and `mode` where it matters, as the policy's own `describe` has them; empty where it does not say.
+
+    Raises:
+        CheckpointError, ContractError: as `open_policy`.
+    """
+    if source is None:  # on a server
+        return {}
+    if source.is_function:
+        describe = getattr(open_policy(source), "describe", None)
+        told = dict(describe()) if callable(describe) else {}
+        return {key: str(told[key]) for key in ("variant", "mode") if key in told}
+    with _readable(source):
+        header = _header(source)
+        config = header.get("config")
+        known = [place["variant"] for place in (header, config) if isinstance(place, dict) and "variant" in place]
+        variant = known[0] if known else header.get("kind", "")
+    mode = {"mode": FIRST_FRAME} if FIRST_FRAME in source.mode.split("+") else {}
+    return {"variant": str(variant), **mode} if variant else {}
+
+
+def _header(source: Source) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(source.target, framework="numpy") as file:
+        header: dict[str, Any] = json.loads((file.metadata() or {})["actloop"])
+    return header
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """What goes wrong with the header of a checkpoint is said with the key that named the file."""
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(source.target, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["actloop"])
-        return Card(embodiment=embodiment_from_dict(header["embodiment"]), horizon=int(header["config"]["horizon"]))
+        yield
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{source.path}: {source.target}: no such checkpoint; train one, or mend the path"
-        ) from error
+        raise _missing(source) from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = f"not a policy ({type(error).__name__}: {error})"
         raise CheckpointError(f"{source.path}: {source.target}: {reason}") from error
+
+
+def _missing(source: Source) -> CheckpointError:
+    return CheckpointError(f"{source.path}: {source.target}: no such checkpoint; train one, or mend the path")
 
 
 def policy_identity(source: Source | None) -> str:

@@ -156,25 +156,14 @@ def train_verifier(
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[Verifier, dict[str, Any]]:
     """A verifier from rollouts, and how well it does on others."""
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    words = [rollout.instruction for rollout in check]
-    told = told_by(train, embodiment, instructions=words, imagines=recipe.imagines)
-    network = Judge(
-        JudgeConfig(
-            cameras=len(embodiment.cameras),
-            views=len(VIEWS) if recipe.imagines else len(VIEWS) - 1,
-            numbers=numbers_size(embodiment, told.horizon),
-            words=told.vocabulary.size,
-            tokens=told.vocabulary.max_tokens,
-            pixels=recipe.pixels,
-        )
-    )
+    told = told_by(train, embodiment, instructions=_instructions(check), imagines=recipe.imagines)
+    views = len(VIEWS) if recipe.imagines else len(VIEWS) - 1
+    network = _network(told, recipe, views=views, numbers=numbers_size(embodiment, told.horizon))
     frames = Frames.of(train, embodiment, network.config.pixels)
     samples = verifier_samples(train, frames, told, perturbed=2, rng=np.random.default_rng([recipe.seed, 2]))
     losses = fit(network, frames, samples, _verifier_groups(samples), recipe, progress)
     report = verifier_report(network, check, told, np.random.default_rng([recipe.seed, 3]))
-    said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
+    said = {**facts, **_trained(recipe, losses), "report": report}
     return Verifier(_judging(network, told, said), horizon=told.horizon), report
 
 
@@ -206,20 +195,8 @@ def train_value(
     progress: Callable[[int, float], None] | None = None,
 ) -> tuple[Value, dict[str, Any]]:
     """A value from rollouts, and how well it does on others."""
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    words = [rollout.instruction for rollout in check]
-    told, usual = told_by(train, embodiment, instructions=words, imagines=False), usual_ticks(train)
-    network = Judge(
-        JudgeConfig(
-            cameras=len(embodiment.cameras),
-            views=1,
-            numbers=embodiment.state.size,
-            words=told.vocabulary.size,
-            tokens=told.vocabulary.max_tokens,
-            pixels=recipe.pixels,
-        )
-    )
+    told, usual = told_by(train, embodiment, instructions=_instructions(check), imagines=False), usual_ticks(train)
+    network = _network(told, recipe, views=1, numbers=embodiment.state.size)
     frames = Frames.of(train, embodiment, network.config.pixels)
     samples = value_samples(train, frames, told, usual)
     groups = []
@@ -228,8 +205,32 @@ def train_value(
         groups.append((rows, np.full(len(rows), 1.0 / max(len(rows), 1)), share))
     losses = fit(network, frames, samples, groups, recipe, progress)
     report = value_report(network, check, told, usual)
-    said = {**facts, "recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4), "report": report}
+    said = {**facts, **_trained(recipe, losses), "report": report}
     return Value(_judging(network, told, said)), report
+
+
+def _instructions(rollouts: Sequence[Rollout]) -> list[str]:
+    return [rollout.instruction for rollout in rollouts]
+
+
+def _network(told: Told, recipe: JudgeRecipe, *, views: int, numbers: int) -> Judge:
+    """An untrained judge; the seed and the threads of the recipe are torch's from here on."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    return Judge(
+        JudgeConfig(
+            cameras=len(told.embodiment.cameras),
+            views=views,
+            numbers=numbers,
+            words=told.vocabulary.size,
+            tokens=told.vocabulary.max_tokens,
+            pixels=recipe.pixels,
+        )
+    )
+
+
+def _trained(recipe: JudgeRecipe, losses: Sequence[float]) -> dict[str, Any]:
+    return {"recipe": asdict(recipe), "loss": round(float(np.mean(losses[-50:])), 4)}
 
 
 def _judging(network: Judge, told: Told, facts: Mapping[str, object]) -> Judging:

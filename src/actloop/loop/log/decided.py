@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from actloop.loop.controller import Ask, Refusal, Step
+from actloop.loop.decisions import Ask, Refusal, Step
 
 Record = Mapping[str, Any]
 

@@ -21,6 +21,7 @@ from actloop.loop.log.encoding import pack
 
 PIPE_SIZE = 1 << 20  # bytes, seconds of robot time; what the kernel does not grant is halved
 LAST_WAIT = 5.0  # seconds that the writer gets to finish
+_unfinished: list[subprocess.Popen[bytes]] = []  # writers that still write after `close`: they end by themselves
 
 
 class Journal:
@@ -89,7 +90,7 @@ class Journal:
         try:
             self._writer.wait(max(until - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            return
+            _unfinished.append(self._writer)
 
     def __enter__(self) -> "Journal":
         return self
@@ -138,6 +139,7 @@ def _enlarge(pipe: int) -> None:
 
 def _start_writer(source: int, path: Path) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C ends the robot's process, not this one."""
+    _unfinished[:] = [writer for writer in _unfinished if writer.poll() is None]
     with path.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", lines.__file__],
