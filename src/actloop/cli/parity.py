@@ -5,10 +5,15 @@ from pathlib import Path
 
 from actloop.cli.text import as_json, columns
 from actloop.errors import UnknownNameError
+from actloop.testing.dreamzero_parity import dreamzero_parity
 from actloop.testing.fastwam_parity import Quantity, fastwam_parity
 from actloop.testing.openvla_parity import openvla_parity
 
-MODELS: dict[str, Callable[[Path], Iterator[Quantity]]] = {"fastwam": fastwam_parity, "openvla": openvla_parity}
+MODELS: dict[str, Callable[[Path], Iterator[Quantity]]] = {
+    "fastwam": fastwam_parity,
+    "dreamzero": dreamzero_parity,
+    "openvla": openvla_parity,
+}
 
 
 def show_parity(model: str, folder: Path, *, json: bool) -> bool:

@@ -201,7 +201,7 @@ class WanCodec(nn.Module):
                 f"sides must be multiples of {self.spatial_stride}, got {height} x {width} (height x width)",
             )
         raw: Tensor = self.vae.encode(video.to(self.device, self.dtype)).latent_dist.mode()
-        mean, std = self._standard()
+        mean, std = self.standard()
         return (rearrange(raw, "b c t h w -> b t c h w").float() - mean) / std
 
     @torch.no_grad()
@@ -227,7 +227,7 @@ class WanCodec(nn.Module):
                 "codec.latents",
                 f"expected (batch, time, {self.channels}, rows, columns), got {tuple(latents.shape)}",
             )
-        mean, std = self._standard()
+        mean, std = self.standard()
         raw = latents.to(self.device).float() * std + mean
         with self._decoder():
             video: Tensor = self.vae.decode(rearrange(raw, "b t c h w -> b c t h w").to(self.dtype)).sample
@@ -237,7 +237,7 @@ class WanCodec(nn.Module):
         example: Tensor = next(self.vae.encoder.parameters())
         return example
 
-    def _standard(self) -> tuple[Tensor, Tensor]:
+    def standard(self) -> tuple[Tensor, Tensor]:
         self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
         return self._mean, self._std
 
