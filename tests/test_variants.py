@@ -9,9 +9,9 @@ from dots import dots, picture
 
 from actloop.contracts import ActionChunk, Observation
 from actloop.errors import ContractError, UnknownNameError
-from actloop.evaluation.arms import Arm, open_policy
+from actloop.evaluation.arms import Arm
 from actloop.loop.latency import LatencyProfile
-from actloop.models.checkpoint import save_policy
+from actloop.models.checkpoint import load_policy, save_policy
 from actloop.models.fastwam import FastWAM, FastWAMConfig
 from actloop.models.policy import FastWAMPolicy
 from actloop.models.stored import PolicyInfo
@@ -57,7 +57,7 @@ def test_optional_idm_switches_between_its_two_modes(samples: LatentSamples, tmp
         policy_of(samples, "idm").set_mode("first-frame")
 
     save_policy(policy, tmp_path / "optional.safetensors")
-    modes = [open_policy(f"{tmp_path / 'optional.safetensors'}{suffix}") for suffix in ("", "?first-frame")]
+    modes = [load_policy(tmp_path / "optional.safetensors", mode=mode) for mode in ("", "first-frame")]
     profile = LatencyProfile.constant(10)
     arms = [Arm(name="a", source="", horizon=4, identity=mode.describe(), measured=profile) for mode in modes]
     assert [arm.variant for arm in arms] == ["optional-idm", "optional-idm, first-frame"]

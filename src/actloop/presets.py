@@ -7,7 +7,13 @@ from pathlib import Path
 
 from actloop.evaluation.config import CompareConfig
 from actloop.models.fastwam import VARIANTS, FastWAMConfig
+from actloop.models.openvla.network import Head
+from actloop.stack.sources import shipped_files
+from actloop.training.openvla import OpenVLARecipe
+from actloop.training.recipe import Recipe
+from actloop.training.runs import RT2Recipe
 from actloop.training.train import TrainConfig
+from actloop.training.vlm import TinySizes, VLMRecipe
 
 DEMO_TASKS = ("pick-red", "place-left-green", "place-right-blue", "open-drawer", "belt-red", "belt-blue")
 DEMO_ARMS = ("no-cotrain", "fast", "joint", "idm")
@@ -21,16 +27,36 @@ def small(variant: str, *, steps: int) -> TrainConfig:
 
 STEPS = {"tabletop": 3000, "metaworld": 1200}  # a tenth of the demonstrations, less than half of the steps
 
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
-    f"{world}-{variant}": partial(small, variant, steps=steps) for world, steps in STEPS.items() for variant in VARIANTS
+SMALL_OPENVLA = TinySizes(patch=16, vision_dim=128, vision_depth=4, hidden=128, layers=3)  # of a network from nothing
+
+
+def small_openvla(head: Head) -> OpenVLARecipe:
+    """An OpenVLA of 1.8 M parameters that answers eight actions at once: as tokens, or by OFT's regression."""
+    return OpenVLARecipe(head=head, horizon=8, proprio=head != "tokens", steps=2500, batch_size=32, learning_rate=1e-3)
+
+
+def small_rt2() -> RT2Recipe:
+    """An RT-2 out of the tiny vision-language model, four actions in an answer."""
+    return RT2Recipe(steps=2400, batch_size=48, learning_rate=1.2e-3, horizon=4, validate_every=400)
+
+
+PRESETS: Mapping[str, Callable[[], Recipe]] = {
+    **{
+        f"{world}-{variant}": partial(small, variant, steps=steps)
+        for world, steps in STEPS.items()
+        for variant in VARIANTS
+    },
+    "tabletop-vlm": VLMRecipe,
+    "tabletop-rt2": small_rt2,
+    "tabletop-openvla": partial(small_openvla, "tokens"),
+    "tabletop-openvla-oft": partial(small_openvla, "l1"),
 }
 
 
 def shipped_weights(world: str) -> dict[str, str]:
     """The policies that ship for a world: arm name to source; empty where none does."""
-    folder = Path(str(files("actloop"))) / "weights" / world
     order = list(VARIANTS)
-    found = {path.stem: path for path in folder.glob("*.safetensors")}
+    found = shipped_files(world)
     arms = {name: str(found[name]) for name in sorted(found, key=lambda n: (order.index(n) if n in order else 99, n))}
     both_ways = {f"{name}-first-frame": f"{path}?first-frame" for name, path in arms.items() if name == "optional-idm"}
     return arms | both_ways

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from actloop.cli import modelling, operating, options
+from actloop.cli import importing, modelling, operating, options
 from actloop.cli.text import as_json, from_json
 from actloop.errors import ContractError
 
@@ -92,8 +92,7 @@ def record(
 def info(path: options.DatasetArgument, /, *, plot: options.Plot = None, json: options.Json = False) -> int:
     """Say what is in a dataset, in numbers or as a drawing.
 
-    Of a LeRobot v3 or RLDS folder; the latter is not drawn. The exit code is 1
-    where a file is missing or does not decode.
+    LeRobot v3 or RLDS; the exit code is 1 where a file is missing or damaged.
     """
     if modelling.is_rlds(path):
         if plot:
@@ -115,7 +114,9 @@ def train(
     preset: options.Preset,
     /,
     *,
-    data: options.Dataset,
+    data: options.TrainingData,
+    init: options.Init = None,
+    questions: options.Questions = None,
     out: options.OutFile,
     steps: options.Steps = None,
     seed: options.TrainSeed = 0,
@@ -129,7 +130,7 @@ def train(
     from actloop.cli.trained import summary, train_preset
 
     with keeping(out.with_suffix(".state"), "the same command with --resume goes on from there"):
-        result = train_preset(preset, data, out, steps=steps, seed=seed, resume=resume)
+        result = train_preset(preset, data, out, steps=steps, seed=seed, resume=resume, init=init, questions=questions)
     print(as_json(result) if json else summary(result))
 
 
@@ -239,32 +240,6 @@ def prompts(
     print(encode(encoder, tokenizer, instruction, data, out))
 
 
-def import_(
-    weights: options.Weights,
-    /,
-    *,
-    vae: options.VideoCodec,
-    prompts: options.Prompts,
-    stats: options.Statistics = None,
-    preset: options.Release = None,
-    variant: options.Variant = None,
-    shift: options.Shift = None,
-    dtype: options.Dtype = "bfloat16",
-    out: options.OutFile,
-    json: options.Json = False,
-) -> None:
-    """Bring released weights and what belongs to them into one file.
-
-    What a released file name does not tell must be given.
-    """
-    from actloop.cli.released import import_policy
-
-    policy = import_policy(
-        weights, out, vae=vae, prompts=prompts, stats=stats, preset=preset, variant=variant, shift=shift, dtype=dtype
-    )
-    print(as_json(policy.describe()) if json else f"{out}: {policy.info.name}, variant {policy.model.config.variant}")
-
-
 def parity(model: options.ParityModel, folder: options.ParityFolder, /, *, json: options.Json = False) -> int:
     """Compare a model with numbers of its released code.
 
@@ -355,7 +330,8 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     report,
     demo,
     prompts,
-    import_,
+    importing.fastwam,
+    importing.openvla,
     parity,
     operating.run_,
     operating.serve,
@@ -365,11 +341,14 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     fastwam,
     modelling.openvla,
     operating.loop,
+    modelling.ask,
     modelling.report_,
     modelling.convert,
+    modelling.statistics,
 )
 GROUPS: dict[str, tuple[str, tuple[Callable[..., int | None], ...]]] = {
-    "data": ("Look into a dataset, or convert one.", (info, modelling.convert)),
+    "data": ("Look into a dataset, or convert one.", (info, modelling.convert, modelling.statistics)),
+    "import": ("Bring released weights into one file.", (importing.fastwam, importing.openvla)),
     "actions": ("Compare action representations.", (modelling.report_,)),
     "bench": ("Time a model, or the loop, on this machine.", (fastwam, modelling.openvla, operating.loop)),
 }

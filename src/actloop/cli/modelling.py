@@ -119,3 +119,41 @@ def openvla(
         layers=layers,
         json=json,
     )
+
+
+def statistics(
+    dataset: options.ActionsOf,
+    /,
+    *,
+    out: options.StatisticsFolder = None,
+    name: options.StatisticsKey = "",
+    split: options.Split = "train",
+    recipe: options.RldsRecipe = "",
+    json: options.Json = False,
+) -> None:
+    """Write how large a dataset's actions are, as OpenVLA reads it.
+
+    Goes to dataset_statistics.json; its key is the `unnorm_key` of a policy.
+    """
+    from actloop.cli.openvla import counted, write_dataset_statistics
+    from actloop.cli.text import as_json
+
+    path, key, found = write_dataset_statistics(dataset, out, name=name, split=split, recipe=recipe)
+    print(as_json({"path": path, "key": key, "statistics": found}) if json else counted(path, key, found))
+
+
+def ask(
+    model: options.LanguageModel,
+    question: options.Question,
+    /,
+    *,
+    image: options.Images,
+    max_tokens: options.MaxTokens = 48,
+) -> None:
+    """Ask a vision-language model about pictures.
+
+    A file of ours, or the folder of a Hugging Face model.
+    """
+    from actloop.cli.vlm import ask as asked
+
+    print(asked(model, image, question, max_tokens=max_tokens))

@@ -74,7 +74,9 @@ ToldIn = Annotated[
     arg(metavar="FOLDER", help="Also encode every instruction of this dataset.", help_behavior_hint="(optional)"),
 ]
 
-ParityModel = Annotated[Positional[str], arg(metavar="MODEL", help="Model to compare: `fastwam` or `openvla`.")]
+ParityModel = Annotated[
+    Positional[str], arg(metavar="MODEL", help="Model to compare: `fastwam`, `dreamzero`, `openvla`.")
+]
 ParityFolder = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder of reference numbers and weights.")]
 StackFile = Annotated[Positional[Path], arg(metavar="STACK", help="Stack file: the world and the layers, as TOML.")]
 StackEpisodes = Annotated[int, arg(metavar="N", help="Episodes of every task, on consecutive seeds.")]
@@ -142,9 +144,7 @@ BenchVariants = Annotated[
 
 OpenVLASize = Annotated[str, arg(metavar="NAME", help="`tiny` or `7b`.")]
 
-ActionsOf = Annotated[
-    Positional[Path], arg(metavar="DATASET", help="LeRobot v3 dataset, decoded one, or RLDS folder.")
-]
+ActionsOf = Annotated[Positional[Path], arg(metavar="DATASET", help="LeRobot v3 dataset, decoded one, or RLDS folder.")]
 ChunkHorizon = Annotated[int, arg(metavar="N", help="Actions in a chunk.")]
 FastScales = Annotated[tuple[float, ...], arg(metavar="GAMMA ...", help="Scales of FAST: higher is finer.")]
 BinBounds = Annotated[
@@ -178,6 +178,40 @@ EpisodesTaken = Annotated[
     int | None, arg(metavar="N", help="Only the first N episodes.", help_behavior_hint="(default: all)")
 ]
 
+ReleasedFolder = Annotated[
+    Positional[Path], arg(metavar="FOLDER", help="Released folder in the Hugging Face layout, or a Prismatic .pt.")
+]
+UnnormKey = Annotated[
+    str | None,
+    arg(metavar="NAME", help="Dataset in whose scale it acts.", help_behavior_hint="(default: the only one there is)"),
+]
+BodyFile = Annotated[
+    Path | None, arg(metavar="FILE", help="The robot, as JSON.", help_behavior_hint="(default: known by the key)")
+]
+Gripper = Annotated[str, arg(metavar="NAME", help="Convention of the robot's gripper, for a robot given as JSON.")]
+StatisticsFile = Annotated[
+    Path | None,
+    arg(metavar="FILE", help="Statistics of the actions.", help_behavior_hint="(default: those in the folder)"),
+]
+TokenizerFolder = Annotated[
+    Path | None, arg(metavar="FOLDER", help="The tokenizer's folder.", help_behavior_hint="(default: the weights')")
+]
+Adapter = Annotated[
+    Path | None, arg(metavar="FOLDER", help="LoRA adapter to merge.", help_behavior_hint="(default: none)")
+]
+StatisticsFolder = Annotated[
+    Path | None, arg(metavar="FOLDER", help="Where to write.", help_behavior_hint="(default: into the dataset)")
+]
+StatisticsKey = Annotated[
+    str, arg(metavar="NAME", help="Key of the statistics.", help_behavior_hint="(default: name of the dataset)")
+]
+LanguageModel = Annotated[
+    Positional[Path], arg(metavar="MODEL", help="File of ours, or folder of a Hugging Face model.")
+]
+Question = Annotated[Positional[str], arg(metavar="QUESTION", help="What to ask.")]
+Images = Annotated[tuple[Path, ...], arg(metavar="FILE ...", help="Pictures, in the order of the cameras' names.")]
+MaxTokens = Annotated[int, arg(metavar="N", help="Tokens of the answer at most.")]
+
 NoiseShare = Annotated[
     float,
     arg(metavar="SHARE", help="Share of the episodes with noisy actions, so that recovery is in the data."),
@@ -187,6 +221,17 @@ DisturbShare = Annotated[
 ]
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET", help="What to train, such as `tabletop-fast`.")]
+TrainingData = Annotated[
+    Path, arg(metavar="FOLDER", help="LeRobot v3 dataset; of a VLM the questions, recorded where there are none.")
+]
+Init = Annotated[
+    Path | None,
+    arg(metavar="VLM", help="Vision-language model to start from.", help_behavior_hint="(default: from nothing)"),
+]
+Questions = Annotated[
+    Path | None,
+    arg(metavar="FOLDER", help="Questions to co-fine-tune RT-2 on.", help_behavior_hint="(default: robot data alone)"),
+]
 Steps = Annotated[int | None, arg(metavar="N", help="Training steps.", help_behavior_hint="(default: the preset's)")]
 TrainSeed = Annotated[int, arg(metavar="N", help="Seed of the weights, the batches and the noise.")]
 Resume = Annotated[bool, arg(help="Go on from the last saved step of the same training.", help_behavior_hint="")]

@@ -1,4 +1,4 @@
-"""`actloop prompts` and `actloop import`: what others released, brought into one file of ours."""
+"""`actloop prompts` and `actloop import fastwam`: what others released, brought into one file of ours."""
 
 from collections.abc import Sequence
 from pathlib import Path

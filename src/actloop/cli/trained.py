@@ -1,42 +1,107 @@
 """`actloop train`: decode the dataset once, train, and show how the loss falls."""
 
 import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from actloop.cli.vlm import QUESTIONED_FRAMES, stored
 from actloop.data.cache import CachedEpisodes, decode
 from actloop.data.dataset import LeRobotDataset
-from actloop.errors import UnknownNameError
-from actloop.presets import PRESETS
+from actloop.errors import ContractError, UnknownNameError
+from actloop.models.vlm import load_vlm
+from actloop.presets import PRESETS, SMALL_OPENVLA
+from actloop.training.answers import Accuracy, accuracy_table
+from actloop.training.config import TrainConfig
+from actloop.training.openvla import OpenVLARecipe
+from actloop.training.questions import QuestionStore
+from actloop.training.recipe import Recipe
+from actloop.training.runs import RT2Recipe, run_openvla, run_rt2
 from actloop.training.train import TrainResult, train
+from actloop.training.vlm import VLMRecipe, train_vlm
 
 SHOWN_EVERY = 20  # steps between two updates of the losses on the terminal
 
 
-def train_preset(preset: str, data: Path, out: Path, *, steps: int | None, seed: int, resume: bool) -> TrainResult:
-    """Train a preset on a dataset.
+def train_preset(
+    preset: str,
+    data: Path,
+    out: Path,
+    *,
+    steps: int | None,
+    seed: int,
+    resume: bool,
+    init: Path | None = None,
+    questions: Path | None = None,
+) -> TrainResult:
+    """Train a preset on a dataset; the tiny vision-language model on questions, recorded where there are none yet.
 
     Raises:
         UnknownNameError: no such preset.
+        ContractError: `init` or `questions` where the preset takes none, or lacks what it needs.
     """
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
-    config = replace(PRESETS[preset](), seed=seed)
+    recipe = replace(PRESETS[preset](), seed=seed)
     if steps is not None:
-        config = replace(config, steps=steps)
+        recipe = replace(recipe, steps=steps, validate_every=min(recipe.validate_every, steps))
+    _check_taken(preset, recipe, init, questions)
+    if isinstance(recipe, VLMRecipe):
+        store = stored(data, world=preset.partition("-")[0], frames=QUESTIONED_FRAMES, seed=0)
+        with progress_of(preset, recipe) as progress:
+            return train_vlm(store, out, recipe, name=preset, resume=resume, progress=progress, done=tell_accuracy)
     episodes = decoded(data)
-    with bar(preset) as shown:
-        line = shown.add_task("training", total=config.steps, losses="")
+    vlm = None if init is None else load_vlm(init)
+    with progress_of(preset, recipe) as progress:
+        if isinstance(recipe, OpenVLARecipe):
+            return run_openvla(
+                recipe, episodes, out, name=preset, sizes=SMALL_OPENVLA, init=vlm, resume=resume, progress=progress
+            )
+        if isinstance(recipe, RT2Recipe):
+            assert vlm is not None
+            asked = None if questions is None else QuestionStore(questions)
+            return run_rt2(
+                recipe, episodes, out, name=preset, init=vlm, questions=asked, resume=resume, progress=progress
+            )
+        assert isinstance(recipe, TrainConfig)
+        return train(recipe, data=episodes, out=out, name=preset, resume=resume, progress=progress)
+
+
+def tell_accuracy(accuracies: Mapping[str, Accuracy]) -> None:
+    """How well it answers what it was not trained on, beside the progress."""
+    print(accuracy_table(accuracies), file=sys.stderr)
+
+
+def _check_taken(preset: str, recipe: Recipe, init: Path | None, questions: Path | None) -> None:
+    if init is not None and not isinstance(recipe, OpenVLARecipe | RT2Recipe):
+        raise ContractError(
+            "--init", f"preset {preset!r} starts from nothing; to go on from a policy: actloop finetune"
+        )
+    if questions is not None and not isinstance(recipe, RT2Recipe):
+        raise ContractError("--questions", f"preset {preset!r} is not co-fine-tuned; only RT-2 is")
+    if init is None and isinstance(recipe, RT2Recipe):
+        raise ContractError(
+            "--init", f"preset {preset!r} starts from a vision-language model; `actloop train tabletop-vlm` makes one"
+        )
+
+
+@contextmanager
+def progress_of(title: str, recipe: Recipe) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A bar on the terminal that shows how the losses fall."""
+    with bar(title) as shown:
+        line = shown.add_task("training", total=recipe.steps, losses="")
 
         def show(step: int, losses: dict[str, float]) -> None:
-            if step % SHOWN_EVERY == 0 or step == config.steps:
+            if step % SHOWN_EVERY == 0 or step == recipe.steps:
                 said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 shown.update(line, completed=step, losses=said)
 
-        return train(config, data=episodes, out=out, name=preset, resume=resume, progress=show)
+        yield show
 
 
 def decoded(data: Path) -> CachedEpisodes:

@@ -214,9 +214,9 @@ def _semantic(plan: Plan, table: SemanticTable) -> SemanticModule:
     if table.model.is_function:
         model = call(table.model)
     else:
-        from actloop.stack.language import HuggingFaceVLM
+        from actloop.models.vlm import open_vlm
 
-        model = HuggingFaceVLM(table.model.target, device=table.device)
+        model = open_vlm(table.model.target, device=table.device)
     if not isinstance(model, VisionLanguageModel):
         raise ContractError(table.model.path, f"{type(model).__name__} is no actloop.contracts.VisionLanguageModel")
     known = plan.instructions if table.known_tasks else table.known

@@ -1,15 +1,14 @@
 """What a training run is told: the recipe as data."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actloop.actions.normalizers import METHODS
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.fastwam import FastWAMConfig
+from actloop.training.recipe import Recipe
 
 TRAINABLE = ("all", "frozen-video", "lora")
-PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,59 +29,32 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Recipe):
     """One training run. The sizes that follow from the data (`latent_*`, `state_dim`, ...) are filled in from it.
 
-    `batch_size` is that of one process in one pass; an optimiser step takes `accumulation` passes of every process.
-    `warmup` is a share of `steps`; the learning rate then falls along a cosine to `final_rate` of its peak.
     `validation_share`: episodes kept for the validation loss. `zero_padded_deltas`: delta parts of
     actions past an episode's end are 0, which is no movement, instead of repeating the last one.
 
     `trainable`: "all"; "frozen-video" (action expert and state encoder: no video loss is minimised, and where nothing
     waits for a future none is computed); "lora" (adapters; the small layers that a robot's dimensions go through are
-    trained whole). `precision` "bf16" runs the layers in bfloat16 over parameters kept in float32; of parameters that
-    are not trained a bfloat16 copy is all there is. `checkpointed`: less memory for a third more time.
+    trained whole). Under `precision` "bf16" a bfloat16 copy is all there is of parameters that are not trained.
+    `checkpointed`: less memory for a third more time.
     """
 
     model: FastWAMConfig
-    steps: int = 3000
-    batch_size: int = 40
-    accumulation: int = 1
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
-    warmup: float = 0.05
-    final_rate: float = 0.01
     validation_share: float = 0.03
-    validate_every: int = 500
     normalization: str = "mean_std"
     zero_padded_deltas: bool = False
     trainable: str = "all"
     lora: LoraRecipe = LoraRecipe()
-    precision: str = "no"
     checkpointed: bool = False
-    seed: int = 0
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        Recipe.__post_init__(self)
         if self.normalization not in METHODS:
             raise UnknownNameError("normalization", self.normalization, METHODS)
         if self.trainable not in TRAINABLE:
             raise UnknownNameError("trainable", self.trainable, TRAINABLE)
-        if self.precision not in PRECISIONS:
-            raise UnknownNameError("precision", self.precision, PRECISIONS)
-        for name in ("steps", "batch_size", "accumulation", "validate_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ContractError(name, f"expected 1 or more, got {getattr(self, name)}")
-
-    def rate(self, step: int) -> float:
-        """Share of the learning rate at a step: a line up from 1/warm-up steps, then a cosine down to `final_rate`."""
-        warmup = max(1, round(self.warmup * self.steps))
-        if step < warmup:
-            return (step + 1) / warmup
-        along = (step - warmup) / max(1, self.steps - warmup)
-        return self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * along)) / 2
 
 
 def released(model: FastWAMConfig | None = None, *, steps: int = 20_000) -> TrainConfig:

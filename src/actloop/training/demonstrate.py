@@ -52,7 +52,7 @@ class Demonstration:
 
 
 @dataclass(slots=True)
-class _Burst:
+class Burst:
     """Smooth action noise that comes and goes: a random direction under half a sine."""
 
     scale: Float[np.ndarray, "action"]
@@ -87,7 +87,7 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
     planned, at = _plan_disturbance(world, attempt, world_seed, rng)
     disturbance = ""
     embodiment = world.embodiment
-    burst = _Burst(scale=_noise_scale(embodiment) * is_noisy, rng=rng)
+    burst = Burst(scale=noise_scale(embodiment) * is_noisy, rng=rng)
     obs = world.reset(attempt.task, seed=world_seed)
     seen: list[Observation] = []
     actions: list[Action] = []
@@ -168,7 +168,8 @@ def _expert_length(world: World, task: Task, seed: int) -> int:
     return ticks
 
 
-def _noise_scale(embodiment: Embodiment) -> Float[np.ndarray, "action"]:
+def noise_scale(embodiment: Embodiment) -> Float[np.ndarray, "action"]:
+    """Action noise at the peak of a burst."""
     kinds = [NOISE[part.kind] for part in embodiment.action.parts for _ in range(part.size)]
     scale: np.ndarray = np.array(kinds) * (embodiment.action.high - embodiment.action.low) / 2
     return scale

@@ -1,6 +1,6 @@
 """Train a policy further on a dataset of one's own; everything that is not in the two is declared in one TOML file.
 
-init     = "policies/libero.safetensors"     a policy of ours; `actloop import` makes one of released weights
+init     = "policies/libero.safetensors"     a policy of ours; `actloop import fastwam` makes one of released weights
 data     = "datasets/kitchen"                a LeRobot v3 dataset
 prompts  = "prompts.safetensors"             contexts of its instructions, where the policy reads contexts
 variant  = "fast"                            default: the policy's
@@ -88,7 +88,9 @@ def read_config(path: str | Path) -> FinetuneConfig:
     path = Path(path)
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: not readable as TOML ({error})") from error
     _only(plain, KEYS, str(path))
     for needed in ("init", "data"):

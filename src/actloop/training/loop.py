@@ -1,5 +1,9 @@
 """The steps of a run, on one process or many, and the state from which a cut run goes on.
 
+    Batches --(step, micro-batch)--> inputs of the network --forward--> losses per row --> AdamW --> log, state
+
+It trains any `nn.Module` that answers its inputs with losses: FastWAM (batches.py), a language model (language.py).
+
 A step takes a number of micro-batches. Which samples and which noise micro-batch `m` of step `k` holds follows from
 (seed, k, m) alone; process r of n computes m = r, r + n, ... So a run on two processes is the run on one that
 accumulates twice as often, and a resumed run is the one that was cut.
@@ -13,24 +17,18 @@ optimiser state (ZeRO-2).
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from actloop.data.windows import Windows
 from actloop.errors import ContractError, MissingDependency
-from actloop.models.action_model import Batch
-from actloop.models.fastwam import Draws, FastWAM
 from actloop.models.tensors import write_tensors
-from actloop.training.adapt import leaves_unused, objective
-from actloop.training.config import TrainConfig
-from actloop.training.samples import Samples
+from actloop.training.recipe import ELSEWHERE, Recipe
 from actloop.training.state import gathered, read_state
 
 if TYPE_CHECKING:
@@ -39,11 +37,39 @@ if TYPE_CHECKING:
 Progress = Callable[[int, dict[str, float]], None]  # steps done, the newest losses
 T = TypeVar("T")
 
-VALIDATION_SAMPLES, VALIDATION_BATCH = 512, 64
+LOSS = "loss"  # its name where a network answers with one tensor
+_ROWS = ""  # counted beside the losses while validating
 
 
-def accelerator(config: TrainConfig, model: FastWAM) -> "Accelerator":
+class Batches(Protocol):
+    """Where a run's batches come from; each is the positional arguments of the network's `forward`.
+
+    Two calls with the same arguments give the same batch: nothing is remembered between them.
+    """
+
+    source: str
+    """Identifies the data, and how batches are drawn from it beyond the recipe: a run is resumed on the same only."""
+
+    @property
+    def held_out(self) -> int:
+        """Number of validation batches."""
+        ...
+
+    def place(self, device: torch.device) -> None:
+        """From now on batches lie there."""
+        ...
+
+    def training(self, step: int, micro: int) -> tuple[Any, ...]: ...
+
+    def validation(self, number: int) -> tuple[Any, ...]: ...
+
+
+def accelerator(recipe: Recipe, *, unused: bool = False) -> "Accelerator":
     """What places, wraps and spreads the network; it reads what `accelerate launch` said.
+
+    Args:
+        recipe: gives precision and accumulation.
+        unused: some parameters that train get no gradient, which data-parallel training must be told.
 
     Raises:
         MissingDependency: accelerate is not installed.
@@ -55,40 +81,52 @@ def accelerator(config: TrainConfig, model: FastWAM) -> "Accelerator":
         raise MissingDependency("accelerate", "training runs through it", "pip install 'actloop[training]'") from error
     try:
         return Accelerator(
-            mixed_precision=config.precision,
-            gradient_accumulation_steps=config.accumulation,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=leaves_unused(model))],
+            mixed_precision=recipe.precision,
+            gradient_accumulation_steps=recipe.accumulation,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         )
     except ValueError as error:
         if "already been initialized" not in str(error):
             raise
         raise ContractError(
-            "precision", f"{config.precision!r}: this process trains at another one; start a new process"
+            "precision", f"{recipe.precision!r}: this process trains at another one; start a new process"
         ) from error
 
 
 class Loop:
-    """The mutable side of a run: weights, optimiser, step, log."""
+    """The mutable side of a run: weights, optimiser, step, log.
+
+    The network's `forward` answers a batch with one loss per row, or with several by name.
+    """
 
     def __init__(
-        self, model: FastWAM, samples: Samples, config: TrainConfig, out: Path, accelerator: "Accelerator", origin: str
+        self,
+        model: nn.Module,
+        batches: Batches,
+        recipe: Recipe,
+        out: Path,
+        accelerator: "Accelerator",
+        *,
+        origin: str = "",
+        objective: str = LOSS,
     ) -> None:
-        """`origin` identifies the weights the run starts from."""
-        self.samples, self.config, self.accelerator = samples, config, accelerator
+        """`origin` identifies the weights the run starts from; `objective` is the loss that is minimised.
+
+        Log and state lie beside `out`, as `.log.jsonl` and `.state`.
+        """
+        self.batches, self.config, self.accelerator = batches, recipe, accelerator
         self.log, self.state = out.with_suffix(".log.jsonl"), out.with_suffix(".state")
         self.step, self.seconds = 0, 0.0
-        self.origin = origin
-        self.bare = model
-        self.trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.origin, self.objective = origin, objective
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
-            config.learning_rate,
-            config.betas,
-            weight_decay=config.weight_decay,
+            recipe.learning_rate,
+            recipe.betas,
+            weight_decay=recipe.weight_decay,
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        samples.place(accelerator.device)
+        batches.place(accelerator.device)
 
     @property
     def is_main(self) -> bool:
@@ -98,6 +136,26 @@ class Loop:
     def micro_batches(self) -> int:
         """Micro-batches of a step, over all processes."""
         return int(self.accelerator.num_processes) * self.config.accumulation
+
+    def begin(self, *, resume: bool) -> None:
+        """Start afresh, or where the last run of this output stopped.
+
+        Raises:
+            CheckpointError: `resume` without a state, or with one of another run.
+        """
+        if resume:
+            self.restore()
+        elif self.is_main:
+            self.log.unlink(missing_ok=True)
+
+    def run(self, progress: Progress | None) -> dict[str, float]:
+        """`fit`, leaving a state behind where it is interrupted."""
+        try:
+            return self.fit(progress)
+        except KeyboardInterrupt:
+            if self.accelerator.num_processes == 1:  # several are interrupted at different places: the last stands
+                self.save_state()
+            raise
 
     def fit(self, progress: Progress | None) -> dict[str, float]:
         """All remaining steps; returns the final validation losses."""
@@ -122,36 +180,23 @@ class Loop:
                     self.save_state(seconds)
         return losses
 
-    def _jobs(self) -> Iterator[Callable[[], tuple[Batch, Draws]]]:
+    def _jobs(self) -> Iterator[Callable[[], tuple[Any, ...]]]:
         """This process's micro-batches from the current step on, in order."""
         own = range(self.accelerator.process_index, self.micro_batches, self.accelerator.num_processes)
         for step in range(self.step, self.config.steps):
             for micro in own:
-                yield lambda step=step, micro=micro: self._micro_batch(step, micro)  # type: ignore[misc]
+                yield lambda step=step, micro=micro: self.batches.training(step, micro)  # type: ignore[misc]
 
-    def _micro_batch(self, step: int, micro: int) -> tuple[Batch, Draws]:
-        seed = self.config.seed
-        rng = np.random.default_rng((seed, step, micro))
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step + micro * 1_000_000_007)
-        indices = self.samples.train.draw(rng, self.config.batch_size)
-        return self._seen(self.samples.train, indices, generator)
-
-    def _seen(self, windows: Windows, indices: np.ndarray, generator: torch.Generator) -> tuple[Batch, Draws]:
-        batch = self.samples.batch(windows, indices)
-        device = self.accelerator.device
-        batch = Batch(**{field.name: getattr(batch, field.name).to(device) for field in fields(Batch)})
-        return batch, self.bare.draw(batch, generator)
-
-    def _advance(self, batches: Iterator[tuple[Batch, Draws]]) -> dict[str, float]:
+    def _advance(self, batches: Iterator[tuple[Any, ...]]) -> dict[str, float]:
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * config.rate(self.step)
         sums: dict[str, Tensor] = {}
         for _ in range(config.accumulation):
-            batch, draws = next(batches)
+            inputs = next(batches)
             with accelerator.accumulate(self.model):
-                losses = self.model(batch, draws)
-                accelerator.backward(losses[objective(config)].mean())
+                losses = _named(self.model(*inputs))
+                accelerator.backward(losses[self.objective].mean())
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
                 self.optimizer.step()
@@ -162,22 +207,21 @@ class Loop:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean losses over the held-out episodes, with the same samples and noise every time."""
+        """Mean losses over the held-out samples, the same ones every time."""
         self.model.eval()
-        places, accelerator = self.samples.validation, self.accelerator
-        chosen = np.random.default_rng(1).permutation(len(places))[:VALIDATION_SAMPLES]
-        chunks = [chosen[at : at + VALIDATION_BATCH] for at in range(0, len(chosen), VALIDATION_BATCH)]
+        accelerator, last = self.accelerator, self.batches.held_out - 1
         sums: dict[str, Tensor] = {}
         # Every process makes the same number of passes, as sharded networks need: what is left over counts nothing.
-        for first in range(0, len(chunks), accelerator.num_processes):
+        for first in range(0, last + 1, accelerator.num_processes):
             mine = first + accelerator.process_index
-            counts, place = mine < len(chunks), min(mine, len(chunks) - 1)
-            batch, draws = self._seen(places, chunks[place], torch.Generator().manual_seed(1_000_003 * (place + 1)))
-            for key, value in self.model(batch, draws).items():
-                sums[key] = sums.get(key, 0) + value.sum() * counts
+            losses = _named(self.model(*self.batches.validation(min(mine, last))))
+            losses[_ROWS] = torch.ones_like(losses[self.objective])
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0) + value.sum() * (mine <= last)
         self.model.train()
         totals = self._over_processes(sums, "sum")
-        return {key: round(value / max(len(chosen), 1), 5) for key, value in totals.items()}
+        rows = max(totals.pop(_ROWS, 1.0), 1.0)
+        return {key: round(value / rows, 5) for key, value in totals.items()}
 
     def _over_processes(self, values: dict[str, Tensor], reduction: str) -> dict[str, float]:
         if not values:
@@ -195,9 +239,9 @@ class Loop:
     def identity(self) -> str:
         """What must agree for a run to go on: recipe, data, first weights and the number of micro-batches in a step."""
         plain = asdict(self.config)
-        for elsewhere in ("threads", "accumulation", "checkpointed"):
-            plain.pop(elsewhere)
-        facts = {"config": plain, "data": self.samples.source, "init": self.origin, "micro_batches": self.micro_batches}
+        for elsewhere in ELSEWHERE:
+            plain.pop(elsewhere, None)
+        facts = {"config": plain, "data": self.batches.source, "init": self.origin, "micro_batches": self.micro_batches}
         return json.dumps(facts, sort_keys=True)
 
     def save_state(self, seconds: float | None = None) -> None:
@@ -217,6 +261,11 @@ class Loop:
         """
         facts = read_state(self.state, self.model, self.optimizer.optimizer, self.identity())
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+
+
+def _named(losses: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses per row, by name."""
+    return {LOSS: losses} if isinstance(losses, Tensor) else dict(losses)
 
 
 def one_ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:

@@ -1,6 +1,6 @@
 """From a dataset to a checkpoint.
 
-    dataset --samples.py, frames.py, batches.py--> Batch --loop.py, through accelerate--> trained tensors --adapt.py--> policy
+    dataset --samples.py, frames.py--> Batch --batches.py, loop.py--> trained tensors --adapt.py--> policy
 
 Every variant sees the same samples in the same order with the same seeds. The small models and the 6 B one are trained
 by the same code: what differs is the recipe (config.py) and where samples come from.
@@ -69,16 +69,8 @@ def train(
     batches = NoisedBatches(samples, model, seed=config.seed, batch_size=config.batch_size)
     spread = accelerator(config, unused=leaves_unused(model))
     loop = Loop(model, batches, config, out, spread, origin=origin, objective=objective(config))
-    if resume:
-        loop.restore()
-    elif loop.is_main:
-        loop.log.unlink(missing_ok=True)
-    try:
-        losses = loop.fit(progress)
-    except KeyboardInterrupt:
-        if loop.accelerator.num_processes == 1:  # several are interrupted at different places: the last state stands
-            loop.save_state()
-        raise
+    loop.begin(resume=resume)
+    losses = loop.run(progress)
     seconds = loop.seconds + time.perf_counter() - begun
     final = {f"validation_{key}": value for key, value in losses.items()}
     tensors = weights(loop.model)

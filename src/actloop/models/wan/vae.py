@@ -238,6 +238,7 @@ class WanCodec(nn.Module):
         return example
 
     def standard(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each latent channel, shaped to be taken from latents, on their device."""
         self._mean, self._std = self._mean.to(self.device), self._std.to(self.device)
         return self._mean, self._std
 

@@ -186,6 +186,11 @@ class Scene:
         """How far the drawer or the cover is open, metres."""
         return float(self.data.qpos[self._slides[name][0]])
 
+    def put_slide(self, name: str, out: float) -> None:
+        """Open the drawer or the cover by `out` metres at once."""
+        position, dof = self._slides[name]
+        self.data.qpos[position], self.data.qvel[dof] = out, 0.0
+
     def run_belt(self) -> None:
         """Hold the belt's surface at its speed and in its place: friction carries what lies on it."""
         if "belt" in self._slides:

@@ -9,11 +9,14 @@ from jaxtyping import Float
 
 from actloop.contracts import Action, Embodiment, Frame, Observation, Outcome, Task
 from actloop.errors import ContractError, UnknownNameError
+from actloop.simulation.tabletop.arrangements import arrange
 from actloop.simulation.tabletop.bodies import BODIES, FINGER_STEP, PERIOD
 from actloop.simulation.tabletop.disturbances import DISTURBANCES, PUSH_TICKS, disturb, release
 from actloop.simulation.tabletop.experts import expert
+from actloop.simulation.tabletop.questions import QuestionAnswer, questions
 from actloop.simulation.tabletop.rays import RayRenderer
 from actloop.simulation.tabletop.scene import BELT_SPEED, BELT_TOP, COLOURS, HALF, MAX_OPENING, TIMESTEP, Scene
+from actloop.simulation.tabletop.steps import next_step, next_subtask
 from actloop.simulation.tabletop.tasks import GOALS, LIFTED, Goal, impossible, lay_out, succeeded
 
 _BURST = 2  # physics steps between two updates of the servo's setpoints
@@ -157,6 +160,39 @@ class Tabletop:
         assert self._goal is not None
         delta, opening = expert(scene, self._goal)
         return self._embodiment.action.clip(self._body.command(scene, delta, opening))
+
+    def rearrange(self, *, seed: int) -> Action:
+        """Put everything of the running episode's desk anywhere that it can be; returns the command that holds it so.
+
+        Raises:
+            ContractError: another layout, or no episode has been started.
+        """
+        scene = self._started()
+        if scene.layout != "desk":
+            raise ContractError("tabletop.rearrange", f"expected a task of the desk, this one is on the {scene.layout}")
+        rng = np.random.default_rng([zlib.crc32(b"rearrange"), seed])
+        mujoco.mj_resetData(scene.model, scene.data)
+        opening = arrange(scene, self._body, rng)
+        mujoco.mj_forward(scene.model, scene.data)
+        self._joints = scene.data.qpos[scene.joint_qpos].copy()
+        self._opening, self._seen = scene.opening, None
+        return self._embodiment.action.clip(self._body.command(scene, np.zeros(3), opening))
+
+    def questions(self, *, seed: int) -> list[QuestionAnswer]:
+        """Questions about what is seen now, with their true answers."""
+        assert self._goal is not None
+        rng = np.random.default_rng([zlib.crc32(b"questions"), self._tick, seed])
+        return questions(self._started(), self._goal, rng)
+
+    def next_step(self) -> str:
+        """What the expert does now, in words."""
+        assert self._goal is not None
+        return next_step(self._started(), self._goal)
+
+    def next_subtask(self) -> str:
+        """The instruction to follow now: the task's, or that of a part of it that comes first."""
+        assert self._goal is not None
+        return next_subtask(self._started(), (self._goal,))
 
     @property
     def disturbances(self) -> tuple[str, ...]:

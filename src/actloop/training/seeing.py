@@ -1,0 +1,146 @@
+"""A model learns to see before it reads: linear heads answer every question about a picture at once.
+
+    pictures --towers, projector--> patches --mean, a linear layer--> logits by topic --> loss per picture
+
+Through the language model alone a picture teaches a tower one answer a pass; here it teaches all of them, at a quarter
+of the price. The heads are thrown away: what stays is that answers can be read off the mean of the patches. That is
+what a language model sees before it has learnt where to look.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from actloop.errors import DataError
+from actloop.models.backbone import IGNORED
+from actloop.models.prismatic.model import PrismaticVLM
+from actloop.models.tensors import fingerprint
+from actloop.training.loop import Loop, Progress, accelerator
+from actloop.training.questions import QuestionStore
+from actloop.training.recipe import Recipe
+
+LEAST, MOST = 150, 12  # of a topic: answered questions it needs, different answers it may have
+VALIDATION_FRAMES, VALIDATION_BATCH = 512, 64
+
+Pixels = Float[Tensor, "batch images channels height width"]
+Answers = Int[Tensor, "batch topics"]
+
+
+class Topics:
+    """Questions that have few answers, as classes: topics by name, and the answers of each, in order."""
+
+    def __init__(self, store: QuestionStore) -> None:
+        """Choose them from all questions of a store.
+
+        Raises:
+            DataError: it has none.
+        """
+        counts: dict[str, Counter[str]] = {}
+        for question in store.questions:
+            counts.setdefault(question.topic, Counter())[question.answer] += 1
+        self.answers = {
+            topic: sorted(answers)
+            for topic, answers in sorted(counts.items())
+            if answers.total() >= LEAST and 2 <= len(answers) <= MOST
+        }
+        if not self.answers:
+            raise DataError(f"{store.folder}: no question has {LEAST} answers of a few kinds; record more frames")
+        topics = {topic: place for place, topic in enumerate(self.answers)}
+        self.labels = np.full((len(store.notes), len(topics)), IGNORED)
+        """By frame and topic: which answer, or `IGNORED` where it was not asked."""
+        for question in store.questions:
+            if question.topic in topics:
+                answer = self.answers[question.topic].index(question.answer)
+                self.labels[question.frame, topics[question.topic]] = answer
+
+
+class Sight(nn.Module):
+    """The towers and the projector of a model, with linear heads."""
+
+    def __init__(self, model: PrismaticVLM, topics: Topics) -> None:
+        super().__init__()
+        self._see: Callable[[Pixels], Tensor] = model.see
+        self.vision_backbone, self.projector = model.vision_backbone, model.projector
+        self.sizes = [len(answers) for answers in topics.answers.values()]
+        self.heads = nn.Linear(model.config.language.hidden, sum(self.sizes))
+
+    def forward(self, pixels: Pixels, answers: Answers) -> dict[str, Float[Tensor, "batch"]]:
+        """Mean cross-entropy over the topics that each picture says something about, and the share that is wrong."""
+        logits = self.heads(self._see(pixels).mean(1)).split(self.sizes, dim=1)
+        losses = torch.stack(
+            [
+                functional.cross_entropy(logit, answers[:, place], reduction="none", ignore_index=IGNORED)
+                for place, logit in enumerate(logits)
+            ],
+            dim=1,
+        )
+        best = torch.stack([logit.argmax(1) for logit in logits], dim=1)
+        known = answers != IGNORED
+        count = known.sum(1).clamp(min=1)
+        return {"loss": losses.sum(1) / count, "wrong": ((best != answers) & known).sum(1) / count}
+
+
+class SeenBatches:
+    """A `Batches` of the loop: pictures of a store, with the answers to all topics."""
+
+    def __init__(self, model: PrismaticVLM, store: QuestionStore, topics: Topics, recipe: Recipe) -> None:
+        self.source = f"{store.source}: {len(topics.answers)} topics at once"
+        self._model, self._store, self._topics, self._recipe = model, store, topics, recipe
+        self._device = torch.device("cpu")
+        out = np.array([store.is_held_out(frame) for frame in range(len(store.notes))])
+        self._frames = np.flatnonzero(~out)
+        held_out = np.random.default_rng(1).permutation(np.flatnonzero(out))[:VALIDATION_FRAMES]
+        self._held_out = [held_out[at : at + VALIDATION_BATCH] for at in range(0, len(held_out), VALIDATION_BATCH)]
+
+    @property
+    def held_out(self) -> int:
+        return len(self._held_out)
+
+    def place(self, device: torch.device) -> None:
+        self._device = device
+
+    def training(self, step: int, micro: int) -> tuple[Pixels, Answers]:
+        rng = np.random.default_rng((self._recipe.seed, step, micro))
+        return self._seen(rng.choice(self._frames, self._recipe.batch_size))
+
+    def validation(self, number: int) -> tuple[Pixels, Answers]:
+        return self._seen(self._held_out[number])
+
+    def _seen(self, frames: Sequence[int] | np.ndarray) -> tuple[Pixels, Answers]:
+        pixels = self._model.images([self._store.images(int(frame)) for frame in frames])
+        return pixels.to(self._device), torch.from_numpy(self._topics.labels[frames]).to(self._device)
+
+
+def learn_to_see(
+    model: PrismaticVLM,
+    store: QuestionStore,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Train the towers and the projector in place; returns the last validation losses.
+
+    The log and the resumable state lie beside `out`. Runs on one process.
+
+    Raises:
+        DataError: the store's questions do not suffice.
+        CheckpointError: `resume` without a state, or with one of another run.
+    """
+    topics = Topics(store)
+    torch.manual_seed(recipe.seed)
+    sight = Sight(model, topics)
+    batches = SeenBatches(model, store, topics, recipe)
+    origin = fingerprint(sight.state_dict())
+    loop = Loop(sight, batches, recipe, Path(out), accelerator(recipe, unused=True), origin=origin)
+    loop.begin(resume=resume)
+    losses = loop.run(progress)
+    loop.state.unlink(missing_ok=True)
+    return losses
