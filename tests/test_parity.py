@@ -111,7 +111,8 @@ def test_bad_folders_say_what_is_wrong(copy: Path, tmp_path: Path, capsys: pytes
     with pytest.raises(DataError, match=r"config\.json: no such file"):
         list(fastwam_parity(tmp_path / "nowhere"))
     assert main(["parity", "openwam", str(copy)]) == 2
-    assert "fastwam" in capsys.readouterr().err
+    assert "unknown name" in (said := capsys.readouterr().err)
+    assert "did you mean" in said
     batch = load_file(copy / "latents_batch.safetensors")
     save_file({name: tensor[:, :32].contiguous() for name, tensor in batch.items()}, copy / "latents_batch.safetensors")
     with pytest.raises(CheckpointError, match="patch_embedding"):

@@ -132,38 +132,41 @@ def test_the_robots_share_is_kept_in_every_batch_and_exact_over_many(data, share
     assert len(mixture.validation()) == len(mixture.robot.validation()) + 2
 
 
+KNOWN = {"is it open?": "yes", "is it shut?": "no", "what is it?": "a dot", "where is it?": "in the picture"}
+
+
 def tiny(seed: int) -> PrismaticVLM:
     torch.manual_seed(seed)
-    tokens = train_tokens(["Q: what action should the robot take to go left? A:", "is it open? yes no"] * 3, 560)
+    texts = ["Q: what action should the robot take to go left? A:", *KNOWN, *KNOWN.values()]
+    tokens = train_tokens(texts * 3, 560)
     config = PrismaticConfig.tiny(tokens.size, image_size=16, patch=8, vision_dim=16, vision_depth=2, hidden=32,
                                   layers=2, heads=2, kv_heads=1)  # fmt: skip
     return PrismaticVLM(config, tokens)
 
 
 class Answers(Questions):
-    """A question about every frame: is the dot on the right?"""
+    """What a model may know: the answers to a few questions."""
 
-    def __init__(self, data: CachedEpisodes, vlm: PrismaticVLM) -> None:
-        self._data, self._tokens = data, vlm.tokens
+    def __init__(self, vlm: PrismaticVLM) -> None:
+        picture = np.zeros((16, 16, 3), np.uint8)
+        self.known = [
+            Example(images=(picture,), prompt=question, answer=tuple(vlm.tokens.encode(answer)))
+            for question, answer in KNOWN.items()
+        ]
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Example]:
-        return [self.about(int(frame)) for frame in rng.integers(len(self._data.actions), size=count)]
-
-    def about(self, frame: int) -> Example:
-        picture = self._data.images("top", np.array([frame]))[0]
-        answer = "yes" if picture[0, 8:].any() else "no"
-        return Example(images=(picture,), prompt="is it open?", answer=tuple(self._tokens.encode(answer)))
+        return [self.known[int(one)] for one in rng.integers(len(self.known), size=count)]
 
 
 def test_co_fine_tuning_keeps_what_fine_tuning_forgets(data, tmp_path):
     """The paper's ablation in small: from a model that answers, trained on the robot alone and on both."""
-    recipe = Recipe(steps=100, batch_size=16, learning_rate=5e-3, validate_every=100)
+    recipe = Recipe(steps=60, batch_size=16, learning_rate=5e-3, validate_every=60)
     known = tiny(0)
     from actloop.training.language import train_language
 
-    train_language(known, Answers(data, known), recipe, tmp_path / "vlm.safetensors", save=lambda tensors, facts: None)
+    train_language(known, Answers(known), recipe, tmp_path / "vlm.safetensors", save=lambda tensors, facts: None)
     before = {name: tensor.clone() for name, tensor in known.state_dict().items()}
-    assert right(known, data) > 0.7
+    assert right(known) == 1
     kept = {}
     for arm in ("fine-tuned", "co-fine-tuned"):
         vlm = tiny(0)
@@ -171,21 +174,21 @@ def test_co_fine_tuning_keeps_what_fine_tuning_forgets(data, tmp_path):
         acting = policy(vlm)
         source = RobotExamples(acting, data, source="dots")
         if arm == "co-fine-tuned":
-            source = CoFineTuning(source, Answers(data, vlm), robot_share=0.6)
+            source = CoFineTuning(source, Answers(vlm), robot_share=0.6)
         out = tmp_path / f"{arm}.safetensors"
         result = train_rt2(acting, source, recipe, out)
         assert result.losses == {} or result.losses["loss"] < 5
         again = load_policy(out, embodiment=BODY)
-        assert again.info.training["steps"] == 100
-        kept[arm] = right(again.vlm, data)
+        assert again.info.training["steps"] == 60
+        kept[arm] = right(again.vlm)
         assert acts(again, data) > 0.9
-    assert kept["co-fine-tuned"] > 0.7
-    assert kept["fine-tuned"] < 0.3
+    assert kept["co-fine-tuned"] == 1
+    assert kept["fine-tuned"] < 0.5
 
 
-def right(vlm: PrismaticVLM, data: CachedEpisodes) -> float:
-    asked = [Answers(data, vlm).about(frame) for frame in range(0, 80, 2)]
-    said = vlm.answer([one.images for one in asked], [one.prompt for one in asked], max_tokens=3)
+def right(vlm: PrismaticVLM) -> float:
+    asked = Answers(vlm).known
+    said = vlm.answer([one.images for one in asked], [one.prompt for one in asked], max_tokens=16)
     return float(np.mean([tuple(ids) == one.answer for ids, one in zip(said, asked, strict=True)]))
 
 

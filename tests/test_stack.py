@@ -247,7 +247,12 @@ def test_a_file_that_is_not_there(tmp_path):
         (PLAIN + "[check]\nchecks=['grasp', 'grasp']\n", {}, ContractError, "check.checks"),
         (PLAIN + "[foresight]\nmodel = 'stack_models:reaching'\n", {}, ContractError, "foresight.verifier: is needed"),
         (PLAIN + SEMANTIC.replace("talker", "nothing"), {}, ContractError, "semantic.model: .*VisionLanguageModel"),
-        (PLAIN + SEMANTIC.replace("stack_models:talker", "w/vlm"), {}, CheckpointError, "w/vlm: no such folder"),
+        (
+            PLAIN + SEMANTIC.replace("stack_models:talker", "w/vlm"),
+            {},
+            CheckpointError,
+            "w/vlm: no such file or folder",
+        ),
         (PLAIN + "place = 'ws://127.0.0.1:9'\n", {}, ActloopError, "cannot be reached"),
         (PLAIN + "place = 'ws://127.0.0.1:9'\ntoken_file = 'no'\n", {}, DataError, "action.token_file: .* be read"),
         (

@@ -7,7 +7,7 @@ the released VAE it is frozen afterwards and its latents are standardised per ch
 mostly texture, keep a part of their small variance (`MIN_SHARE`) so that the loss is not spent on them.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -20,6 +20,7 @@ PATCH = 8
 MIN_SHARE = 0.1
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Frames to latents and back, frozen; `temporal_stride` frames per latent frame after the first."""
 

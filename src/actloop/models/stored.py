@@ -56,6 +56,7 @@ class Storable(Protocol):
         ...
 
 
+@runtime_checkable
 class Weighted(Protocol):
     """A module, or what is stored like one."""
 

@@ -148,7 +148,7 @@ def is_vlm_file(path: str | Path) -> bool:
 
 def _header(path: Path) -> dict[str, object]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; train one with `actloop train tabletop-vlm`")
+        raise CheckpointError(f"{path}: no such file or folder; train one with `actloop train tabletop-vlm`")
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, object] = json.loads((file.metadata() or {}).get("actloop", "{}"))
