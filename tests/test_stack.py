@@ -251,7 +251,7 @@ def test_a_file_that_is_not_there(tmp_path):
             PLAIN + SEMANTIC.replace("stack_models:talker", "w/vlm"),
             {},
             CheckpointError,
-            "w/vlm: no such file or folder",
+            "w/vlm: no such file",
         ),
         (PLAIN + "place = 'ws://127.0.0.1:9'\n", {}, ActloopError, "cannot be reached"),
         (PLAIN + "place = 'ws://127.0.0.1:9'\ntoken_file = 'no'\n", {}, DataError, "action.token_file: .* be read"),
