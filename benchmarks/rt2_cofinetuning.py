@@ -280,8 +280,8 @@ def _overview(results: dict[str, Any], arms: Sequence[str], args: argparse.Names
         lines += [f"| {arm} | {answers:.1%} | {off:.1f} mm | {_share(one['done'])} | {one['invalid']:.0%} |"]
     if "planned" in results.get("planning", {}):
         one = results["planning"]
-        plan = f"{one['planned']:.0%} of its plans are the expert's step, in the expert's words"
-        lines += ["", f"`planning`: {plan}; planning first it does {_share(one['done, planning'])} of the tasks."]
+        lines += ["", f"`planning`: {one['planned']:.0%} of its plans are the expert's step, in the expert's words;"]
+        lines += [f"planning first it does {_share(one['done, planning'])} of the tasks."]
     first = results[arms[0]]["done"]
     lines += [
         "",
