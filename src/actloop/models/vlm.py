@@ -138,14 +138,6 @@ def open_vlm(path: str | Path, *, device: str | torch.device = "cpu") -> VisionL
     return load_vlm(path, device=device)
 
 
-def is_vlm_file(path: str | Path) -> bool:
-    """Whether this is a file that `load_vlm` reads."""
-    try:
-        return Path(path).suffix == ".safetensors" and _header(Path(path)).get("kind") == KIND
-    except CheckpointError:
-        return False
-
-
 def _header(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file or folder; train one with `actloop train tabletop-vlm`")

@@ -17,7 +17,7 @@ from actloop.models.prismatic.config import PrismaticConfig
 from actloop.models.prismatic.model import PrismaticVLM
 from actloop.models.prismatic.tokens import train_tokens
 from actloop.models.tensors import fill, read_tensors, write_tensors
-from actloop.models.vlm import VLM, load_vlm, save_vlm
+from actloop.models.vlm import VLM, save_vlm
 from actloop.training.answers import Accuracy, answer_accuracy
 from actloop.training.config import TrainResult
 from actloop.training.language import train_language
@@ -172,12 +172,3 @@ def _seen(
 
 def _seen_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.seen.safetensors")
-
-
-def measured(path: str | Path, store: QuestionStore) -> dict[str, Accuracy]:
-    """Accuracy of a written model on a store's held-out questions.
-
-    Raises:
-        CheckpointError: not such a file.
-    """
-    return answer_accuracy(load_vlm(path).backbone, store, store.held_out())
