@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dots import BODY, picture
-from tiny_openvla import STATISTICS, acting, network, policy
+from tiny_openvla import STATISTICS, TOKENS, acting, network, policy
 from torch import Tensor
 from torch.nn import functional
 
@@ -210,6 +210,19 @@ def test_actions_are_in_physical_units_and_follow_the_picture() -> None:
     assert (first.chunk.actions != other.chunk.actions).any()  # the silent failure of newer libraries: image ignored
     said = chosen.predict(chosen.start("go right", seed=0), observed(0.2))[1]
     assert (first.chunk.actions != said.chunk.actions).any()
+
+
+def test_the_state_is_said_in_the_prompt_where_the_template_does() -> None:
+    chosen = policy(template="v1-state")
+    low = replace(observed(0.2), state=np.array([0.0, 0.0], np.float32))
+    asked = chosen.ask(["go left"], [low])
+    begin, *said = asked.ids[0].tolist()
+    assert begin == TOKENS.begin
+    assert TOKENS.decode(said) == "In: What action should the robot take to go left?\nState: 0 0\nOut:"
+    assert asked.state is None
+    other = chosen.ask(["go left"], [replace(low, state=np.array([1.0, 0.5], np.float32))])
+    assert "State: 255 127" in TOKENS.decode(other.ids[0].tolist())
+    assert "State" not in TOKENS.decode(policy().ask(["go left"], [low]).ids[0].tolist())
 
 
 @pytest.mark.parametrize("head", ["tokens", "l1"])

@@ -22,6 +22,7 @@ from actloop.models.prismatic import (
     TowerConfig,
     train_tokens,
 )
+from actloop.models.stem import keypoints
 
 TEXTS = ("where is the red block? left of the gripper", "is the drawer open? yes no", "0 1 2 17 128 255")
 TOKENS = train_tokens(TEXTS, 576)
@@ -114,6 +115,24 @@ def test_only_the_allowed_rows_of_the_output_are_computed() -> None:
     assert head == [0]
     hidden = torch.randn(2, 32)
     assert torch.allclose(model.logits(hidden, torch.tensor(RESERVED)), model.logits(hidden)[:, -256:], atol=1e-6)
+
+
+def test_a_keypoint_tower_computes_all_that_it_holds_and_finds_where_things_are() -> None:
+    tower = TowerConfig(
+        kind="keypoint", image_size=16, patch=8, dim=24, depth=2, heads=2, hidden=40, channels=8, keypoints=3
+    )
+    model = made(PrismaticConfig(towers=(tower,), language=LANGUAGE))
+    inner = model.vision_backbone.featurizer
+    blocks = counted(list(inner.blocks))
+    assert model.see(model.images([frames(2)])).shape == (1, 2 * (4 + 3), 32)
+    assert blocks == [1, 1]
+    assert not any("attn_pool" in name or ".norm." in name for name in inner.state_dict() if "patch_embed" not in name)
+    maps = torch.full((1, 2, 8, 8), -20.0)
+    maps[0, 0, 0, 7], maps[0, 1, 4:6, 2] = 20.0, 20.0
+    places, share = keypoints(maps)
+    assert torch.allclose(places[0, 0], torch.tensor([-1.0, 1.0]), atol=1e-4)
+    assert torch.allclose(places[0, 1], torch.tensor([4.5 / 3.5 - 1, 2 / 3.5 - 1]), atol=1e-4)
+    assert torch.allclose(share.sum(-1), torch.ones(1, 2))
 
 
 def test_a_class_token_and_registers_are_stripped() -> None:
@@ -343,8 +362,11 @@ def test_a_model_without_a_tokenizer_says_so() -> None:
     [
         ({"image_size": 20}, "does not divide"),
         ({"heads": 5}, "does not divide"),
-        ({"depth": 1}, "depth from 2"),
+        ({"depth": 1}, "the last block is not computed"),
         ({"kind": "clip"}, "unknown name 'clip'"),
+        ({"kind": "keypoint"}, "needs channels"),
+        ({"keypoints": 4}, "are of kind 'keypoint'"),
+        ({"kind": "keypoint", "channels": 6}, "in 4 groups"),
     ],
 )
 def test_towers_that_cannot_be_built(change: dict[str, object], message: str) -> None:

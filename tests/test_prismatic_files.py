@@ -97,8 +97,20 @@ def test_sizes_of_the_full_model_follow_from_its_tensors_and_four_keys() -> None
     assert found.language.eps == 1e-6
 
 
+OWN = PrismaticConfig.tiny(1000, image_size=16, vision_dim=16, hidden=32, layers=1, channels=8, keypoints=3)
+
+
+def test_a_model_of_our_own_kind_of_tower_survives_its_folder(tmp_path: Path) -> None:
+    model = PrismaticVLM(OWN).eval()
+    save_prismatic(model, tmp_path)
+    again = load_prismatic(tmp_path)
+    assert again.config == OWN
+    pixels = torch.rand(1, 1, 3, 16, 16)
+    assert torch.equal(again.see(pixels), model.see(pixels))
+
+
 def test_a_configuration_survives_json() -> None:
-    for config in (CONFIG, PrismaticConfig.openvla_7b(), PrismaticConfig.tiny(1000)):
+    for config in (CONFIG, PrismaticConfig.openvla_7b(), PrismaticConfig.tiny(1000), OWN):
         assert PrismaticConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
     with pytest.raises(CheckpointError, match="model configuration"):
         PrismaticConfig.from_dict({**CONFIG.as_dict(), "colour": "red"})

@@ -11,6 +11,7 @@ from actloop.loop.modules import Prompts
 from actloop.simulation.exact import ExactWorld
 from actloop.simulation.tabletop import Tabletop
 from actloop.simulation.tabletop.bodies import REACH_HIGH
+from actloop.simulation.tabletop.distances import in_words, things
 from actloop.simulation.tabletop.questions import DONE, NEXT, is_done, kinds, place_of, questions, tasks_said, way_to
 from actloop.simulation.tabletop.scene import COLOURS, HALF, PAD_TOP, PADS, Scene
 from actloop.simulation.tabletop.sight import visible
@@ -70,6 +71,19 @@ def test_places_are_told_with_a_margin(world: Tabletop) -> None:
     assert place_of(scene, "blue") == "on the green block"
     half_on = desk(world, red=(PADS["left"][0] + 0.06, PADS["left"][1], HALF))
     assert place_of(half_on, "red") == ""
+
+
+def test_distances_are_told_in_centimetres_from_the_gripper(world: Tabletop) -> None:
+    assert in_words(np.array([0.044, -0.12, -0.004])) == "right 4, in front 12, above 0"
+    assert in_words(np.array([-0.27, 0.006, 0.05])) == "left 27, behind 1, above 5"
+    scene = desk(world, red=(-0.2, -0.1, HALF), green=ON_LEFT, blue=(5.0, 5.0, HALF))
+    told = dict(things(scene))
+    assert set(told) == {"the red block", "the green block", "the handle", "the left pad", "the right pad"}
+    assert in_words(told["the red block"] - scene.tcp).startswith("left 20, behind 0, below")
+    world.reset(world.tasks["belt-red"], seed=0)
+    assert not {"the handle", "the left pad", "the knob"} & set(dict(things(world._scene)))
+    world.reset(world.tasks["uncover-red"], seed=0)
+    assert "the knob" in dict(things(world._scene))
 
 
 def test_directions_are_those_of_the_front_picture(world: Tabletop) -> None:

@@ -203,6 +203,23 @@ def test_it_asks_as_the_paper_does_and_acts_as_it_is_told():
     assert isinstance(found, VisionLanguageModel)
 
 
+def test_the_state_is_said_in_the_prompt_where_it_is_to_be():
+    tokens = LetterTokens()
+    found = policy(writing([], tokens.size), tokens, forms=("act", "plan"), states=True)
+    space = found.embodiment.state
+    low, high = np.array(space.low), np.array(space.high)
+    for share, digit in ((0.0, 0), (0.5, 127), (1.0, 255), (1.5, 255)):
+        state = (low + share * (high - low)).astype(np.float32)
+        words = " ".join([str(digit)] * space.size)
+        asked = found.prompt("Open the drawer.", "act", state)
+        assert asked == f"Q: what action should the robot take to Open the drawer? State: {words} A:"
+    assert found.prompt("go", "plan", low).startswith("Instruction: go State: 0 Plan:")
+    found.predict(found.start("Open the drawer.", seed=0), SEEN)
+    assert found.vlm.asked[-1][1] == found.prompt("Open the drawer.", "act", SEEN.state)
+    with pytest.raises(ContractError, match="finite"):
+        found.prompt("go", "act", np.full(space.size, np.nan))
+
+
 def test_when_it_ends_the_episode_it_holds_and_says_so():
     actions = np.array([[0.02, 0.0, 0.01, 0.11], [0.02, 0.02, 0.02, 0.03], [0.02, 0.02, 0.02, 0.08]])
     tokens = LetterTokens()

@@ -133,7 +133,7 @@ def test_a_tower_learns_to_see_and_nothing_else_changes(
     place = list(topics.answers).index(question.topic)
     assert topics.answers[question.topic][topics.labels[question.frame, place]] == question.answer
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    recipe = Recipe(steps=30, batch_size=16, learning_rate=5e-3, validate_every=10)
+    recipe = Recipe(steps=45, batch_size=16, learning_rate=5e-3, validate_every=10)
     running: list[float] = []
     seeing.learn_to_see(
         model, store, recipe, tmp_path / "seen", progress=lambda _, losses: running.append(losses["wrong"])

@@ -43,12 +43,13 @@ def policy(
     *,
     constrained: bool = True,
     model: ActingVLM | None = None,
+    template: str = "v1",
 ) -> OpenVLAPolicy:
     return OpenVLAPolicy(
         model=model or acting(head, horizon, proprio),
         embodiment=BODY,
         statistics=STATISTICS,
-        conventions=Conventions(unnorm_key="dots", constrained=constrained),
+        conventions=Conventions(unnorm_key="dots", template=template, constrained=constrained),
         pictures=Pictures.one_each(BODY),
         info=PolicyInfo(name="tiny", training={"steps": 1}),
     )

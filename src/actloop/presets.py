@@ -27,7 +27,7 @@ def small(variant: str, *, steps: int) -> TrainConfig:
 
 STEPS = {"tabletop": 3000, "metaworld": 1200}  # a tenth of the demonstrations, less than half of the steps
 
-SMALL_OPENVLA = TinySizes(patch=16, vision_dim=128, vision_depth=4, hidden=128, layers=3)  # of a network from nothing
+SMALL_OPENVLA = TinySizes()  # of a network from nothing
 
 
 def small_openvla(head: Head) -> OpenVLARecipe:

@@ -1,4 +1,7 @@
-"""A convolutional stem for models too small to learn from patches alone."""
+"""Convolutional stems for models too small to learn from patches alone.
+
+pixels or latents --convolutions, group norms--> maps --spatial soft-argmax--> keypoints (Levine et al. 2016)
+"""
 
 import torch
 from einops import rearrange
@@ -65,11 +68,10 @@ class Stem(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens hidden"], Float[Tensor, "batch points text"]]:
         """The addition to the first frame's tokens, and the keypoint tokens."""
         picture = functional.pixel_shuffle(self.picture(latents), self.cells)
-        seen = self._modulated(0, self.look(torch.cat([picture, _grid(picture)], dim=1)), text)
+        seen = self._modulated(0, self.look(torch.cat([picture, grid(picture)], dim=1)), text)
         seen = self._modulated(1, self.again(seen), text)
         maps = rearrange(self.maps(seen), "b k h (n w) -> b (n k) h w", n=self.cameras)
-        share = (self.sharpness * maps).flatten(2).softmax(-1)
-        points = torch.einsum("bkp,bxp->bkx", share, _grid(maps).flatten(2)).flatten(1)
+        points = keypoints(self.sharpness * maps)[0].flatten(1)
         waves = [wave(state * rate) for rate in self.rates for wave in (torch.sin, torch.cos)]
         tokens = self.points(torch.cat([2 * points, 2 * state, *waves, text], dim=1))
         patches: Tensor = rearrange(self.patches(seen), "b d h w -> b (h w) d")
@@ -86,7 +88,15 @@ class Stem(nn.Module):
         self.picture.bias.copy_(4 * (bias - 0.6))  # type: ignore[union-attr]
 
 
-def _grid(like: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 height width"]:
+def keypoints(
+    maps: Float[Tensor, "batch points height width"],
+) -> tuple[Float[Tensor, "batch points 2"], Float[Tensor, "batch points cells"]]:
+    """Where each map is high: mean row and column, -1 to 1, and the share of every cell in them."""
+    share = maps.flatten(2).softmax(-1)
+    return torch.einsum("bkp,bxp->bkx", share, grid(maps).flatten(2)), share
+
+
+def grid(like: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 2 height width"]:
     """Row and column of every cell, -1 to 1."""
     batch, _, height, width = like.shape
     rows = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)

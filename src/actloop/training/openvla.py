@@ -23,7 +23,7 @@ from actloop.models.checkpoint import save_policy
 from actloop.models.openvla.adapters import LowRank, merge, put_adapters, save_adapter
 from actloop.models.openvla.network import DIGITS, ActingVLM, ActionConfig, Head, Question, Target
 from actloop.models.openvla.pictures import Pictures
-from actloop.models.openvla.policy import Conventions, OpenVLAPolicy, prompts
+from actloop.models.openvla.policy import Conventions, OpenVLAPolicy
 from actloop.models.openvla.statistics import DatasetStatistics, compute
 from actloop.models.prismatic.model import PrismaticVLM
 from actloop.models.stored import PolicyInfo
@@ -42,7 +42,8 @@ VALIDATION_SAMPLES, VALIDATION_BATCH = 512, 64
 class OpenVLARecipe(Recipe):
     """One training run of OpenVLA.
 
-    `horizon` actions are answered at once by `head`; `proprio`: parallel heads are shown the state. `lora` adapters go
+    `horizon` actions are answered at once by `head`; `proprio`: parallel heads are shown the state; `template` may say
+    it in the prompt instead. `lora` adapters go
     on every linear layer but the output; heads of OFT train whole. `augmentation` changes pictures in training only.
     `validation_share`: episodes kept for the validation losses.
     """
@@ -50,6 +51,7 @@ class OpenVLARecipe(Recipe):
     head: Head = "tokens"
     horizon: int = 1
     proprio: bool = False
+    template: str = "v1"
     trainable: str = "all"
     lora: LowRank = field(default_factory=LowRank)
     keep_adapter: bool = False
@@ -132,11 +134,7 @@ class ActionBatches:
         at, policy, data = windows.places(indices), self._policy, self._data
         images = {name: data.images(name, at.frames[:, 0]) for name in policy.pictures.cameras}
         instructions = [data.episodes[index].instruction for index in at.episodes]
-        ids, mask = prompts(policy.model, instructions, policy.conventions.template)
-        state = None
-        if policy.proprio is not None:
-            state = torch.from_numpy(policy.proprio.normalize(data.states[at.states[:, 0]]))
-        asked = Question(pixels=self._pixels(images, rng), ids=ids, mask=mask, state=state)
+        asked = policy.question(self._pixels(images, rng), instructions, data.states[at.states[:, 0]])
         actions = policy.gripper.to_data(data.actions[at.actions])
         target = Target(
             actions=torch.from_numpy(policy.bins.normalizer.normalize(actions)),
@@ -199,7 +197,7 @@ def fresh_policy(
         model=ActingVLM(vlm, config),
         embodiment=embodiment,
         statistics=known,
-        conventions=Conventions(unnorm_key=unnorm_key, gripper=gripper),
+        conventions=Conventions(unnorm_key=unnorm_key, template=recipe.template, gripper=gripper),
         pictures=pictures or Pictures.one_each(embodiment),
         info=PolicyInfo(name="untrained", training={}),
     )
@@ -267,12 +265,13 @@ def adapt(model: ActingVLM, recipe: OpenVLARecipe) -> None:
 
 
 def idle_prefixes(model: ActingVLM) -> tuple[str, ...]:
-    """Of parameters that no answer goes through: each tower's last block and what follows it, and under an L1 head the
-    output layer."""
+    """Of parameters that no answer goes through: a released tower's last block and what follows it, and under an L1
+    head the output layer."""
     found = ["vlm.language_model.lm_head."] if model.config.head == "l1" else []
     for tower, config in zip(("featurizer", "fused_featurizer"), model.vlm.config.towers, strict=False):
         prefix = f"vlm.vision_backbone.{tower}."
-        found += [f"{prefix}blocks.{config.depth - 1}.", f"{prefix}norm.", f"{prefix}attn_pool."]
+        found += [f"{prefix}blocks.{at}." for at in range(config.computed, config.depth)]
+        found += [f"{prefix}norm.", f"{prefix}attn_pool."]
     return tuple(found)
 
 

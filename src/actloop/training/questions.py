@@ -28,7 +28,10 @@ KEPT, KEPT_AFTER = 0.35, 0.7  # share of an episode's pictures, before and after
 NOISY, DISTURBED = 0.5, 0.4  # shares of the episodes
 HELD_OUT = 12  # every so many-th episode is for validation
 COMMON = 100  # answers given at least so often are drawn equally often
-WEIGHTS = {"scene": 6.0}  # kinds are drawn equally often but for these: a long answer teaches more of a picture
+WEIGHTS = {
+    "scene": 6.0,
+    "distance": 6.0,
+}  # kinds are drawn equally often but for these: a long answer teaches more of a picture
 PER_KIND = 120  # validation questions of a kind
 
 

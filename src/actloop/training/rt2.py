@@ -131,7 +131,8 @@ class RobotExamples:
             if form == "plan":
                 answer = (*policy.planned(self._plans[info.start + tick]), *answer)
             pictures = policy.pictures({camera: frames[row, 0] for camera, frames in batch.images.items()})
-            examples.append(Example(images=pictures, prompt=policy.prompt(info.instruction, form), answer=answer))
+            prompt = policy.prompt(info.instruction, form, batch.states[row, 0])
+            examples.append(Example(images=pictures, prompt=prompt, answer=answer))
         return examples
 
     def _form(self, rng: np.random.Generator) -> str:

@@ -33,11 +33,12 @@ class RT2Recipe(Recipe):
     """One training run of RT-2.
 
     `batch_size` counts robot examples and questions; of a batch without questions, `robot_share` of it is drawn, so
-    that the robot is learned from as many examples with them as without. `horizon`, `mapping`: see `RT2Config`.
+    that the robot is learned from as many examples with them as without. The others: see `RT2Config`.
     """
 
-    horizon: int = 4
+    horizon: int = 2
     mapping: str = "rare"
+    states: bool = True
     robot_share: float = 0.6
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ def run_rt2(
         DataError: the dataset declares no embodiment.
         ContractError, CheckpointError, MissingDependency: as `train_rt2`.
     """
-    config = RT2Config(horizon=recipe.horizon, mapping=recipe.mapping)
+    config = RT2Config(horizon=recipe.horizon, mapping=recipe.mapping, states=recipe.states)
     policy = rt2.fresh_policy(init.backbone, _body(data), config, name=name)
     source: ExampleSource = rt2.RobotExamples(policy, data, source=data.source)
     changed: Mapping[str, int] = {"batch_size": max(1, round(recipe.robot_share * recipe.batch_size))}

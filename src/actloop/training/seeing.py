@@ -1,10 +1,9 @@
 """A model learns to see before it reads: linear heads answer every question about a picture at once.
 
-    pictures --towers, projector--> patches --mean, a linear layer--> logits by topic --> loss per picture
+    pictures --towers, projector--> patches --a look and a linear layer for each topic--> loss per picture
 
 Through the language model alone a picture teaches a tower one answer a pass; here it teaches all of them, at a quarter
-of the price. The heads are thrown away: what stays is that answers can be read off the mean of the patches. That is
-what a language model sees before it has learnt where to look.
+of the price. The heads are thrown away: what stays is that answers can be read off the patches by one attention.
 """
 
 from collections import Counter
@@ -25,7 +24,8 @@ from actloop.training.loop import Loop, Progress, accelerator
 from actloop.training.questions import QuestionStore
 from actloop.training.recipe import Recipe
 
-LEAST, MOST = 150, 12  # of a topic: answered questions it needs, different answers it may have
+LEAST, MOST = 150, 64  # of a topic: answered questions it needs, different answers it may have
+PARTS = ", "
 VALIDATION_FRAMES, VALIDATION_BATCH = 512, 64
 
 Pixels = Float[Tensor, "batch images channels height width"]
@@ -33,7 +33,10 @@ Answers = Int[Tensor, "batch topics"]
 
 
 class Topics:
-    """Questions that have few answers, as classes: topics by name, and the answers of each, in order."""
+    """Questions that have few answers, as classes: topics by name, and the answers of each, in order.
+
+    Where all answers to a question have the same number of parts with commas between, each part is a topic.
+    """
 
     def __init__(self, store: QuestionStore) -> None:
         """Choose them from all questions of a store.
@@ -41,9 +44,18 @@ class Topics:
         Raises:
             DataError: it has none.
         """
-        counts: dict[str, Counter[str]] = {}
+        parts: dict[str, set[int]] = {}
         for question in store.questions:
-            counts.setdefault(question.topic, Counter())[question.answer] += 1
+            parts.setdefault(question.topic, set()).add(len(question.answer.split(PARTS)))
+        said = [
+            (question.frame, f"{question.topic} {part}" if part else question.topic, answer)
+            for question in store.questions
+            if len(parts[question.topic]) == 1
+            for part, answer in enumerate(question.answer.split(PARTS))
+        ]
+        counts: dict[str, Counter[str]] = {}
+        for _, topic, answer in said:
+            counts.setdefault(topic, Counter())[answer] += 1
         self.answers = {
             topic: sorted(answers)
             for topic, answers in sorted(counts.items())
@@ -52,27 +64,32 @@ class Topics:
         if not self.answers:
             raise DataError(f"{store.folder}: no question has {LEAST} answers of a few kinds; record more frames")
         topics = {topic: place for place, topic in enumerate(self.answers)}
+        classes = [{answer: number for number, answer in enumerate(answers)} for answers in self.answers.values()]
         self.labels = np.full((len(store.notes), len(topics)), IGNORED)
         """By frame and topic: which answer, or `IGNORED` where it was not asked."""
-        for question in store.questions:
-            if question.topic in topics:
-                answer = self.answers[question.topic].index(question.answer)
-                self.labels[question.frame, topics[question.topic]] = answer
+        for frame, topic, answer in said:
+            if topic in topics:
+                self.labels[frame, topics[topic]] = classes[topics[topic]][answer]
 
 
 class Sight(nn.Module):
-    """The towers and the projector of a model, with linear heads."""
+    """The towers and the projector of a model, with a look and a linear head for each topic."""
 
     def __init__(self, model: PrismaticVLM, topics: Topics) -> None:
         super().__init__()
         self._see: Callable[[Pixels], Tensor] = model.see
         self.vision_backbone, self.projector = model.vision_backbone, model.projector
         self.sizes = [len(answers) for answers in topics.answers.values()]
-        self.heads = nn.Linear(model.config.language.hidden, sum(self.sizes))
+        width = model.config.language.hidden
+        self.looks = nn.Parameter(torch.randn(len(self.sizes), width) * width**-0.5)
+        self.keys = nn.Linear(width, width)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in self.sizes)
 
     def forward(self, pixels: Pixels, answers: Answers) -> dict[str, Float[Tensor, "batch"]]:
         """Mean cross-entropy over the topics that each picture says something about, and the share that is wrong."""
-        logits = self.heads(self._see(pixels).mean(1)).split(self.sizes, dim=1)
+        patches = self._see(pixels)
+        looked = torch.einsum("td,bpd->btp", self.looks, self.keys(patches)).softmax(-1) @ patches
+        logits = [head(looked[:, place]) for place, head in enumerate(self.heads)]
         losses = torch.stack(
             [
                 functional.cross_entropy(logit, answers[:, place], reduction="none", ignore_index=IGNORED)

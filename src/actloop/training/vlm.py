@@ -26,17 +26,19 @@ from actloop.training.questions import QuestionExamples, QuestionStore
 from actloop.training.recipe import Recipe
 from actloop.training.seeing import learn_to_see
 
-INTEGERS = tuple(str(number) for number in range(256))  # actions as numbers are made of known pieces
-VOCABULARY, RESERVED = 768, 256
+INTEGERS = tuple(f" {number}" for number in range(256)) * 100  # often enough for each to become a token of its own
+VOCABULARY, RESERVED = 1024, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TinySizes:
-    """Of our own network, see `PrismaticConfig.tiny`; 1.3 million parameters, 16 patches for each picture of 64 px."""
+    """Of our own network, see `PrismaticConfig.tiny`; 16 patches and 16 keypoints for each picture of 64 px."""
 
     patch: int = 16
+    channels: int = 32
+    keypoints: int = 16
     vision_dim: int = 96
-    vision_depth: int = 4
+    vision_depth: int = 2
     hidden: int = 128
     layers: int = 3
     heads: int = 4
@@ -99,6 +101,8 @@ def tiny_network(texts: Iterable[str], sizes: TinySizes, *, image_size: int) -> 
         tokens.size,
         image_size=image_size,
         patch=sizes.patch,
+        channels=sizes.channels,
+        keypoints=sizes.keypoints,
         vision_dim=sizes.vision_dim,
         vision_depth=sizes.vision_depth,
         hidden=sizes.hidden,

@@ -19,11 +19,12 @@ from actloop.contracts import ActionChunk, Committed, Embodiment, Observation, P
 from actloop.errors import CheckpointError, ContractError, UnknownNameError
 from actloop.models.openvla.network import ActingVLM, Question, action_config
 from actloop.models.openvla.pictures import Pictures
-from actloop.models.openvla.prompts import TEMPLATES, prompt_ids
+from actloop.models.openvla.prompts import STATED, TEMPLATES, prompt_ids
 from actloop.models.openvla.statistics import DatasetStatistics, statistics_from_dict
 from actloop.models.prismatic.config import PrismaticConfig
 from actloop.models.prismatic.model import PrismaticVLM
 from actloop.models.prismatic.tokens import TextTokens
+from actloop.models.state_words import StateWords
 from actloop.models.stored import PolicyInfo, Stored, digest
 from actloop.models.tensors import fill
 
@@ -85,6 +86,7 @@ class OpenVLAPolicy:
         self._embodiment = embodiment
         self._check_sizes()
         self.bins: CentreBins = centre_bins(statistics.action.normalizer(conventions.bounds))
+        self._state_words = StateWords(embodiment.state) if conventions.template in STATED else None
         self.proprio: MaskedNormalizer | None = None
         if model.config.proprio_dim and statistics.proprio is not None:
             self.proprio = statistics.proprio.normalizer(conventions.bounds)
@@ -155,11 +157,26 @@ class OpenVLAPolicy:
         for obs in observations:
             self.embodiment.check(obs)
         shown = [self.pictures.show({name: obs.images[name] for name in self.pictures.cameras}) for obs in observations]
-        state = None
-        if self.proprio is not None:
-            state = torch.from_numpy(self.proprio.normalize(np.stack([obs.state for obs in observations])))
-        ids, mask = prompts(self.model, instructions, self.conventions.template)
-        return Question(pixels=self.model.vlm.images(shown), ids=ids, mask=mask, state=state).to(self.device)
+        states = np.stack([obs.state for obs in observations])
+        return self.question(self.model.vlm.images(shown), instructions, states).to(self.device)
+
+    def question(
+        self, pixels: Tensor, instructions: Sequence[str], states: Float[np.ndarray, "batch state"]
+    ) -> Question:
+        """What the network is asked: the prompt, and the state where it is shown one, in words or as numbers."""
+        words = [""] * len(instructions) if self._state_words is None else [self._state_words(row) for row in states]
+        tokens, template = self.model.vlm.tokens, self.conventions.template
+        rows = [
+            [tokens.begin, *prompt_ids(tokens, instruction, template, said)]
+            for instruction, said in zip(instructions, words, strict=True)
+        ]
+        ids = torch.full((len(rows), max(map(len, rows))), tokens.pad)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = torch.tensor(row)
+            mask[at, : len(row)] = True
+        state = None if self.proprio is None else torch.from_numpy(self.proprio.normalize(states))
+        return Question(pixels=pixels, ids=ids, mask=mask, state=state)
 
     @property
     def variant(self) -> str:
@@ -247,18 +264,6 @@ class OpenVLAPolicy:
         unknown = self.pictures.cameras - {camera.name for camera in body.cameras}
         if unknown:
             raise UnknownNameError("pictures: camera", min(unknown), [camera.name for camera in body.cameras])
-
-
-def prompts(model: ActingVLM, instructions: Sequence[str], template: str) -> tuple[Tensor, Tensor]:
-    """Ids `(batch, tokens)` from the first token to the end of each prompt, padded right, and where they are."""
-    tokens = model.vlm.tokens
-    rows = [[tokens.begin, *prompt_ids(tokens, instruction, template)] for instruction in instructions]
-    ids = torch.full((len(rows), max(map(len, rows))), tokens.pad)
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = torch.tensor(row)
-        mask[at, : len(row)] = True
-    return ids, mask
 
 
 def rebuild(stored: Stored, source: str, device: torch.device) -> OpenVLAPolicy:

@@ -20,19 +20,22 @@ _SYSTEM = (
 )
 TEMPLATES = {
     "v1": "In: What action should the robot take to {instruction}?\nOut:",
+    "v1-state": "In: What action should the robot take to {instruction}?\nState: {state}\nOut:",
     "v0.1": _SYSTEM + " USER: What action should the robot take to {instruction}? ASSISTANT:",
 }
+STATED = frozenset(name for name, text in TEMPLATES.items() if "{state}" in text)
+"""Templates, not among the released ones, that say the robot's state (state_words.py)."""
 
 
-def question(instruction: str, template: str = "v1") -> str:
-    """The prompt's text; the instruction is put in lower case, as in training.
+def question(instruction: str, template: str = "v1", state: str = "") -> str:
+    """The prompt's text; the instruction is put in lower case, as in training. `state`, in words, is for `STATED`.
 
     Raises:
         UnknownNameError: no such template.
     """
     if template not in TEMPLATES:
         raise UnknownNameError("template", template, TEMPLATES)
-    return TEMPLATES[template].format(instruction=instruction.strip().lower())
+    return TEMPLATES[template].format(instruction=instruction.strip().lower(), state=state)
 
 
 def is_llama2(tokens: Tokens) -> bool:
@@ -40,13 +43,13 @@ def is_llama2(tokens: Tokens) -> bool:
     return tuple(tokens.encode(_PROBE)) == _PROBE_IDS
 
 
-def prompt_ids(tokens: Tokens, instruction: str, template: str = "v1") -> list[int]:
+def prompt_ids(tokens: Tokens, instruction: str, template: str = "v1", state: str = "") -> list[int]:
     """Ids of the prompt without the token that begins a sequence; action tokens follow them directly.
 
     Raises:
         UnknownNameError: no such template.
     """
-    ids = tokens.encode(question(instruction, template))
+    ids = tokens.encode(question(instruction, template, state))
     if is_llama2(tokens) and ids[-1] != LLAMA2_SPACE:
         ids.append(LLAMA2_SPACE)
     return ids

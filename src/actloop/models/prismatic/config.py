@@ -8,11 +8,12 @@ tower has four (the tiny reference models do).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from actloop.errors import CheckpointError, ContractError, UnknownNameError
 
-Kind = Literal["dino", "siglip"]
+Kind = Literal["dino", "siglip", "keypoint"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Resize = Literal["resize-naive", "resize-crop", "letterbox"]
 RESIZES: tuple[Resize, ...] = ("resize-naive", "resize-crop", "letterbox")
 Colour = tuple[float, float, float]
@@ -25,15 +26,19 @@ DINO_ID, SIGLIP_ID = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch1
 # Size words of timm ids, with the width that they stand for: heads.
 HEADS = {("small", 384): 6, ("base", 768): 12, ("large", 1024): 16, ("so400m", 1152): 16, ("giant", 1536): 24}
 TINY_HEADS = 4
+GROUPS, STEM_STRIDE = 4, 4  # of a keypoint tower: groups of its norms; pixels of a cell behind its convolutions
 DEFAULTS = {"heads": 32, "eps": 1e-6, "rope_theta": 10_000.0, "max_positions": 2048}  # of transformers' LlamaConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerConfig:
-    """One vision transformer. `depth` counts the last block, which is held and not computed.
+    """One vision transformer. `depth` counts the last block, which the released kinds hold and do not compute.
 
     Attributes:
         kind: `dino` has a class token, registers and layer scale; `siglip` has none of them, and an unused pooling.
+            `keypoint` is ours, for small models: early convolutions of `channels` (Xiao et al. 2021) in place of the
+            patch embedding, and after the patches a token for each of `keypoints` (spatial soft-argmax, Levine et al.
+            2016). All its blocks are computed.
         hidden: width of the MLP of a block.
         mean, std: of the colours from 0 to 1 that the tower is shown.
         timm_id: how released configurations call it.
@@ -47,23 +52,39 @@ class TowerConfig:
     heads: int
     hidden: int
     registers: int = 0
+    channels: int = 0
+    keypoints: int = 0
     mean: Colour = HALF
     std: Colour = HALF
     timm_id: str = ""
 
     def __post_init__(self) -> None:
         path = f"tower {self.timm_id or self.kind}"
-        if self.kind not in ("dino", "siglip"):
-            raise UnknownNameError("tower kind", self.kind, ("dino", "siglip"))
-        if min(self.image_size, self.patch, self.dim, self.heads, self.hidden) < 1 or self.depth < 2:
-            raise ContractError(path, "expected sizes from 1 on and a depth from 2 on: the last block is not computed")
+        if self.kind not in KINDS:
+            raise UnknownNameError("tower kind", self.kind, KINDS)
+        if min(self.image_size, self.patch, self.dim, self.heads, self.hidden) < 1 or self.computed < 1:
+            reason = "expected sizes and computed blocks from 1 on; of released kinds the last block is not computed"
+            raise ContractError(path, reason)
+        if (self.kind == "keypoint") != (self.channels > 0) or (self.keypoints and self.kind != "keypoint"):
+            raise ContractError(
+                path, f"channels and keypoints are of kind 'keypoint', which needs channels; got {self}"
+            )
+        if self.channels and (self.channels % GROUPS or self.patch % STEM_STRIDE):
+            reason = f"expected channels in {GROUPS} groups and a patch of several {STEM_STRIDE} px, got {self}"
+            raise ContractError(path, reason)
         if self.image_size % self.patch or self.dim % self.heads:
             reason = f"{self.image_size} px in patches of {self.patch}, {self.dim} channels in {self.heads} heads"
             raise ContractError(path, f"{reason}: one does not divide the other")
 
     @property
     def patches(self) -> int:
-        return (self.image_size // self.patch) ** 2
+        """Tokens that come out: of the patches, then of the keypoints."""
+        return (self.image_size // self.patch) ** 2 + self.keypoints
+
+    @property
+    def computed(self) -> int:
+        """Blocks that features go through."""
+        return self.depth - (self.kind != "keypoint")
 
     @property
     def prefix(self) -> int:
@@ -180,13 +201,17 @@ class PrismaticConfig:
         heads: int = 4,
         kv_heads: int = 2,
         max_positions: int = 1024,
+        channels: int = 0,
+        keypoints: int = 0,
     ) -> "PrismaticConfig":
-        """Ours, for a processor: one SigLIP-type tower, of which `vision_depth` - 1 blocks compute, and a small Llama.
+        """Ours, for a processor: one tower and a small Llama. `vocabulary` is rounded up to a multiple of 64.
 
-        `vocabulary` is rounded up to a multiple of 64.
+        The tower is of SigLIP's kind, of which `vision_depth` - 1 blocks compute, or with `channels` of kind keypoint.
         """
         tower = TowerConfig(
-            kind="siglip",
+            kind="keypoint" if channels else "siglip",
+            channels=channels,
+            keypoints=keypoints,
             image_size=image_size,
             patch=patch,
             dim=vision_dim,
@@ -286,6 +311,9 @@ def _made(kind: type[Any], plain: Mapping[str, Any]) -> Any:
 
 
 def _tower(prefix: str, shapes: Mapping[str, Sequence[int]], known: Mapping[str, Any]) -> TowerConfig:
+    if known.get("kind") == "keypoint":  # our own, whose folders say it all
+        own: TowerConfig = _made(TowerConfig, known)
+        return own
     dim, _, patch, _ = shapes[f"{prefix}patch_embed.proj.weight"]
     name = str(known.get("timm_id") or "")
     dino = f"{prefix}cls_token" in shapes

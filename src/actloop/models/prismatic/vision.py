@@ -3,8 +3,11 @@
     pixels --patches + positions--> [class, registers, patches] --all blocks but the last--> patches
 
 No final norm is applied (Prismatic VLMs, arXiv 2402.07865, section 4.2). The last block, the norm and SigLIP's pooling
-are parameters all the same: released files hold them, and are written back whole.
+are parameters all the same: released files hold them, and are written back whole. Towers of our own kind hold nothing
+that is not computed.
 """
+
+import math
 
 import torch
 from einops import rearrange
@@ -12,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from actloop.models.prismatic.config import PrismaticConfig, TowerConfig
+from actloop.models.prismatic.config import GROUPS, STEM_STRIDE, PrismaticConfig, TowerConfig
+from actloop.models.stem import grid, keypoints
 
 EPS = 1e-6
 FRESH_SCALE = 0.1  # of a residual branch, in a DINO-type tower that starts untrained
@@ -81,6 +85,35 @@ class PatchEmbedding(nn.Module):
         return patches
 
 
+class KeypointEmbedding(nn.Module):
+    """Early convolutions, which see where things are: patches, and a token for each place that a map is high at."""
+
+    rates = (math.pi, 2 * math.pi, 4 * math.pi)
+    sharpness = 4.0
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        wide, side = config.channels, config.patch // STEM_STRIDE
+        self.look = nn.Conv2d(5, wide, 5, stride=2, padding=2)
+        self.again = nn.Conv2d(wide, wide, 3, padding=1)
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, wide) for _ in range(2))
+        self.shrink = nn.Conv2d(wide, 2 * wide, 3, stride=2, padding=1)
+        self.proj = nn.Conv2d(2 * wide, config.dim, side, stride=side)
+        self.maps = nn.Conv2d(wide, config.keypoints, 1) if config.keypoints else None
+        self.points = nn.Linear(wide + 2 + 4 * len(self.rates), config.dim) if config.keypoints else None
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch patches dim"]:
+        seen = functional.gelu(self.norms[0](self.look(torch.cat([pixels, grid(pixels)], dim=1))))
+        seen = functional.gelu(self.norms[1](self.again(seen)))
+        patches: Tensor = rearrange(self.proj(functional.gelu(self.shrink(seen))), "b d h w -> b (h w) d")
+        if self.maps is None or self.points is None:
+            return patches
+        at, share = keypoints(self.sharpness * self.maps(seen))
+        waves = [wave(at * rate) for rate in self.rates for wave in (torch.sin, torch.cos)]
+        there = torch.einsum("bkp,bcp->bkc", share, seen.flatten(2))
+        return torch.cat([patches, self.points(torch.cat([there, 2 * at, *waves], dim=-1))], dim=1)
+
+
 class AttentionPool(nn.Module):
     """SigLIP's pooling: held, never computed."""
 
@@ -105,9 +138,10 @@ class Tower(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim).normal_(std=0.02))
             self.reg_token = nn.Parameter(torch.empty(1, config.registers, config.dim).normal_(std=0.02))
         self.pos_embed = nn.Parameter(torch.empty(1, config.patches, config.dim).normal_(std=0.02))
-        self.patch_embed = PatchEmbedding(config)
+        self.patch_embed = KeypointEmbedding(config) if config.kind == "keypoint" else PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim, eps=EPS)
+        if config.kind != "keypoint":
+            self.norm = nn.LayerNorm(config.dim, eps=EPS)
         if config.kind == "siglip":
             self.attn_pool = AttentionPool(config)
 
@@ -116,7 +150,7 @@ class Tower(nn.Module):
         if self.config.kind == "dino":
             before = torch.cat((self.cls_token, self.reg_token), dim=1).expand(len(x), -1, -1)
             x = torch.cat((before, x), dim=1)
-        for block in self.blocks[:-1]:
+        for block in self.blocks[: self.config.computed]:
             x = block(x)
         patches: Tensor = x[:, self.config.prefix :]
         return patches

@@ -5,8 +5,9 @@
     pictures, any other prompt --model, full vocabulary--> text
 
 Departures: several cameras, as several pictures or as one; chunks of several actions, one after the other (the paper:
-one); a plan in force is continued, its fixed actions being the only ones allowed. Decoding is greedy, as in the paper:
-it has no randomness, and does not offer several samples.
+one); where `states` says so, the robot's state as words of the prompt (state_words.py); a plan in force is continued,
+its fixed actions being the only ones allowed. Decoding is greedy, as in the paper: it has no randomness, and does not
+offer several samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from actloop.actions.bins import Bins
@@ -26,14 +28,16 @@ from actloop.models.backbone import Allowed, LanguageBackbone
 from actloop.models.rt2.backbones import backbone_at_rest, bins_to_dict
 from actloop.models.rt2.plans import PlanThenAct, after
 from actloop.models.rt2.strings import ActionString
+from actloop.models.state_words import StateWords
 from actloop.models.stored import PolicyInfo, Stored, digest
 from actloop.models.views import Mosaic
 
 Form = Literal["act", "plan"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
-QUESTION = "Q: what action should the robot take to {instruction}? A:"
-PLANNED = "Instruction: {instruction} Plan:"
+QUESTION = "Q: what action should the robot take to {instruction}?{state} A:"
+PLANNED = "Instruction: {instruction}{state} Plan:"
+STATE = " State: {words}"
 MARKER = " Action: "
 TERMINATE = "Terminate."
 
@@ -48,6 +52,7 @@ class RT2Config:
         terminates: whether each action begins with the slot that ends an episode.
         forms: what it was trained to answer: `act`, the action alone, or `plan`, words first; the first is its default.
         plan_tokens: up to how many tokens a plan may take.
+        states: whether the prompt says the robot's state.
     """
 
     horizon: int = 1
@@ -55,6 +60,7 @@ class RT2Config:
     terminates: bool = True
     forms: tuple[str, ...] = ("act",)
     plan_tokens: int = 24
+    states: bool = False
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.plan_tokens < 1:
@@ -118,6 +124,7 @@ class RT2Policy:
             terminates=config.terminates,
         )
         self._embodiment = embodiment
+        self._state_words = StateWords(embodiment.state) if config.states else None
         self._marker = vlm.tokens.encode(MARKER)
         self._network.eval()
 
@@ -165,7 +172,8 @@ class RT2Policy:
         given = np.zeros((0, self.string.size)) if committed is None else committed.actions[: committed.fixed]
         self.embodiment.action.check(np.asarray(given, np.float32), "committed.actions")
         allowed = self.string.allowed(self.gripper.to_data(given))
-        plan, ids = self._said(self.pictures(obs.images), session.instruction, allowed)
+        prompt = self.prompt(session.instruction, self.mode, obs.state)
+        plan, ids = self._said(self.pictures(obs.images), prompt, allowed)
         said = self.string.decode(ids)
         actions = self.gripper.to_body(said.actions).astype(np.float32)
         actions[: len(given)] = given
@@ -183,10 +191,11 @@ class RT2Policy:
         (ids,) = self.vlm.answer([images], [prompt], max_tokens=max_tokens)
         return self.vlm.tokens.decode(ids).strip()
 
-    def prompt(self, instruction: str, form: str) -> str:
+    def prompt(self, instruction: str, form: str, state: Float[np.ndarray, "state"]) -> str:
         """What the model is asked for an action."""
         words = instruction.strip().rstrip(".?!")
-        return (PLANNED if form == "plan" else QUESTION).format(instruction=words)
+        said = "" if self._state_words is None else STATE.format(words=self._state_words(state))
+        return (PLANNED if form == "plan" else QUESTION).format(instruction=words, state=said)
 
     def planned(self, plan: str) -> tuple[int, ...]:
         """Ids of a plan and of what stands between it and the action."""
@@ -240,9 +249,9 @@ class RT2Policy:
     def _network(self) -> nn.Module:
         return cast(nn.Module, self.vlm)
 
-    def _said(self, pictures: Sequence[Frame], instruction: str, action: Allowed) -> tuple[str, list[int]]:
+    def _said(self, pictures: Sequence[Frame], prompt: str, action: Allowed) -> tuple[str, list[int]]:
         """The plan, where one is made, and the ids of the action."""
-        prompt, longest = self.prompt(instruction, self.mode), self.string.longest
+        longest = self.string.longest
         if self.mode == "act":
             (ids,) = self.vlm.answer([pictures], [prompt], max_tokens=longest, allowed=action)
             return "", ids

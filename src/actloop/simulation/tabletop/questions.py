@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from actloop.simulation.tabletop.distances import in_words, things
 from actloop.simulation.tabletop.scene import (
     BELT_END,
     BELT_TOP,
@@ -57,6 +58,7 @@ class QuestionAnswer:
 class _Kind:
     ask: Callable[[Scene, Goal, np.random.Generator], Asked]
     wordings: tuple[str, ...]
+    times: int = 1  # so many times more often than others, as far as there is something to ask
 
 
 # The first wording of each skill is its task's; a policy knows no other.
@@ -87,10 +89,11 @@ def tasks_said(scene: Scene, goal: Goal) -> Iterator[tuple[str, tuple[Goal, ...]
 
 
 def questions(scene: Scene, goal: Goal, rng: np.random.Generator, *, each: int = 2) -> list[QuestionAnswer]:
-    """At most `each` of every kind, chosen at random among those that may be asked now, each in one of its wordings."""
+    """At most `each` of every kind, of distances twice as many, chosen at random among those that may be asked now,
+    each in one of its wordings."""
     found = []
     for kind, asked in _KINDS.items():
-        for slots, answer in islice(asked.ask(scene, goal, rng), each):
+        for slots, answer in islice(asked.ask(scene, goal, rng), each * asked.times):
             wording = asked.wordings[int(rng.integers(len(asked.wordings)))]
             topic, question = asked.wordings[0].format(**slots), wording.format(**slots)
             found.append(QuestionAnswer(kind=kind, topic=topic, question=question, answer=answer))
@@ -204,6 +207,11 @@ def way_to(scene: Scene, name: str) -> str:
     if across.max() < 0.045 or across.max() < across.min() + 0.025:
         return ""
     return _way(apart[0], "right", "left") if across[0] > across[1] else _way(apart[1], "behind", "in front")
+
+
+def _distance(scene: Scene, goal: Goal, rng: np.random.Generator) -> Asked:
+    for thing, place in _shuffled(things(scene), rng):
+        yield {"thing": thing}, in_words(place - scene.tcp)
 
 
 def _height(scene: Scene, goal: Goal, rng: np.random.Generator) -> Asked:
@@ -359,6 +367,14 @@ _KINDS: dict[str, _Kind] = {
             "Which way is the {block} block from the gripper?",
             "Seen from the gripper, where is the {block} block?",
         ),
+    ),
+    "distance": _Kind(
+        _distance,
+        (
+            "How many centimetres is {thing} from the gripper?",
+            "How far is {thing} from the gripper, in centimetres?",
+        ),
+        times=2,
     ),
     "height": _Kind(_height, ("How high is the gripper?", "Is the gripper low, medium or high?")),
     "place": _Kind(_place, ("Where is the {block} block?", "What is the {block} block on?")),

@@ -37,7 +37,7 @@ def held_block(scene: Scene) -> str:
 
 def holds_handle(scene: Scene) -> bool:
     """Whether the fingers are closed around the drawer's handle or the cover's knob."""
-    point = _knob(scene)
+    point = pulled_at(scene)
     return point is not None and _around(scene, point) and scene.opening < _KNOB_CLOSED
 
 
@@ -95,14 +95,14 @@ def drawer_first(scene: Scene, goal: Goal) -> bool:
 
 
 def _on_handle(scene: Scene, handle: str, pull: str) -> str:
-    point = _knob(scene)
+    point = pulled_at(scene)
     assert point is not None, "only layouts with a handle have tasks about it"
     if not _around(scene, point):
         return f"reach for {handle}"
     return pull if scene.opening < _KNOB_CLOSED else f"grasp {handle}"
 
 
-def _knob(scene: Scene) -> Float[np.ndarray, "3"] | None:
+def pulled_at(scene: Scene) -> Float[np.ndarray, "3"] | None:
     """The grasp point on the handle or the knob, where the layout has one."""
     if scene.layout == "desk":
         handle: Float[np.ndarray, 3] = HANDLE + np.array([0.0, -scene.slide("drawer"), 0.0])
