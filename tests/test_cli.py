@@ -40,6 +40,14 @@ def test_help_fits_eighty_columns(
     assert max(map(len, lines)) <= 80
 
 
+def test_a_finished_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = tmp_path / "policy.safetensors"
+    done.write_bytes(b"weights")
+    assert main(["train", "tabletop-fast", "--data", str(tmp_path), "--out", str(done)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert done.read_bytes() == b"weights"
+
+
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.__name__)
 def test_every_option_is_described_once_for_all_commands(command: object) -> None:
     described = [value for value in vars(options).values() if get_origin(value) is Annotated]

@@ -129,7 +129,8 @@ def _disk() -> Check:
 def _torch() -> str:
     import torch
 
-    threads = f"{torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count > 1)}"
     if not torch.cuda.is_available():
         return f"{torch.__version__}, CPU, {threads}; a GPU is not needed"
     device = torch.cuda.get_device_properties(0)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actloop.cli.trained import bar
+from actloop.cli.trained import bar, keep_finished
 from actloop.training.config import TrainResult
 from actloop.training.finetune import finetune, read_config
 
@@ -10,8 +10,13 @@ SHOWN_EVERY = 1
 
 
 def finetune_file(path: Path, out: Path, *, resume: bool) -> TrainResult:
-    """Train as the file says, with a progress bar."""
+    """Train as the file says, with a progress bar.
+
+    Raises:
+        CheckpointError: `out` is there already.
+    """
     config = read_config(path)
+    keep_finished(out)
     with bar(path.stem) as shown:
         line = shown.add_task("training", total=None, losses="")
 

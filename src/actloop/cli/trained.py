@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actloop.cli.vlm import QUESTIONED_FRAMES, stored
 from actloop.data.cache import CachedEpisodes, decode
 from actloop.data.dataset import LeRobotDataset
-from actloop.errors import ContractError, UnknownNameError
+from actloop.errors import CheckpointError, ContractError, UnknownNameError
 from actloop.models.vlm import load_vlm
 from actloop.presets import PRESETS, SMALL_OPENVLA
 from actloop.training.answers import Accuracy, accuracy_table
@@ -44,6 +44,7 @@ def train_preset(
     Raises:
         UnknownNameError: no such preset.
         ContractError: `init` or `questions` where the preset takes none, or lacks what it needs.
+        CheckpointError: `out` is there already.
     """
     if preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
@@ -51,6 +52,7 @@ def train_preset(
     if steps is not None:
         recipe = replace(recipe, steps=steps, validate_every=min(recipe.validate_every, steps))
     _check_taken(preset, recipe, init, questions)
+    keep_finished(out)
     if isinstance(recipe, VLMRecipe):
         store = stored(data, world=preset.partition("-")[0], frames=QUESTIONED_FRAMES, seed=0)
         with progress_of(preset, recipe) as progress:
@@ -70,6 +72,14 @@ def train_preset(
             )
         assert isinstance(recipe, TrainConfig)
         return train(recipe, data=episodes, out=out, name=preset, resume=resume, progress=progress)
+
+
+def keep_finished(out: Path) -> None:
+    """Raises:
+    CheckpointError: `out` is there: a finished run is never overwritten.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out}: is there already, a finished run; name another file, or delete it")
 
 
 def tell_accuracy(accuracies: Mapping[str, Accuracy]) -> None:
@@ -93,11 +103,12 @@ def _check_taken(preset: str, recipe: Recipe, init: Path | None, questions: Path
 @contextmanager
 def progress_of(title: str, recipe: Recipe) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A bar on the terminal that shows how the losses fall."""
+    total = recipe.steps + (recipe.seeing if isinstance(recipe, VLMRecipe) else 0)
     with bar(title) as shown:
-        line = shown.add_task("training", total=recipe.steps, losses="")
+        line = shown.add_task("training", total=total, losses="")
 
         def show(step: int, losses: dict[str, float]) -> None:
-            if step % SHOWN_EVERY == 0 or step == recipe.steps:
+            if step % SHOWN_EVERY == 0 or step == total:
                 said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 shown.update(line, completed=step, losses=said)
 

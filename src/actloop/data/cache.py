@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 
 from actloop.contracts import Embodiment, embodiment_from_dict, embodiment_to_dict
 from actloop.data.statistics import Stats
-from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec
+from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec, episode_of
 from actloop.errors import ContractError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -85,24 +84,15 @@ class CachedEpisodes:
         Raises:
             ContractError: no such episode.
         """
-        if not 0 <= index < len(self.episodes):
-            raise ContractError("episode", f"{index} is not in {self.path}, which has {len(self.episodes)} episodes")
-        info = self.episodes[index]
-        where = slice(info.start, info.start + info.length)
-        return Episode(
-            index=index,
-            instruction=info.instruction,
-            states=self.states[where],
-            actions=self.actions[where],
-            frames=partial(self._episode_frames, where),
-        )
+        return episode_of(self, index, self._episode_frames, where=self.path)
 
     def images(self, camera: str, indices: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width 3"]:
         """Frames by their index in the dataset, any shape of indices."""
         return self._camera(camera).take(indices, axis=0)
 
-    def _episode_frames(self, where: slice, camera: str) -> UInt8[np.ndarray, "time height width 3"]:
-        return self._camera(camera)[where]
+    def _episode_frames(self, index: int, camera: str) -> UInt8[np.ndarray, "time height width 3"]:
+        info = self.episodes[index]
+        return self._camera(camera)[info.start : info.start + info.length]
 
     def _camera(self, camera: str) -> UInt8[np.ndarray, "total height width 3"]:
         if camera not in self._frames:

@@ -7,7 +7,6 @@ LeRobotDataset(path, fields) --windows(spec)--> Windows[i] | Windows.batch(indic
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from actloop.data.images import EmbeddedImages
 from actloop.data.layout import Feature, Info, read_info
 from actloop.data.statistics import Stats
 from actloop.data.video import VideoFile
-from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec
-from actloop.errors import ContractError, DataError, UnknownNameError
+from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec, episode_of
+from actloop.errors import DataError, UnknownNameError
 
 
 class LeRobotDataset:
@@ -135,17 +134,7 @@ class LeRobotDataset:
         Raises:
             ContractError: no such episode.
         """
-        if not 0 <= index < len(self.episodes):
-            raise ContractError("episode", f"{index} is not in {self.path}, which has {len(self.episodes)} episodes")
-        info = self.episodes[index]
-        where = slice(info.start, info.start + info.length)
-        return Episode(
-            index=index,
-            instruction=info.instruction,
-            states=self.states[where],
-            actions=self.actions[where],
-            frames=partial(self._episode_frames, info),
-        )
+        return episode_of(self, index, self._episode_frames, where=self.path)
 
     def images(self, camera: str, indices: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width 3"]:
         """Frames by their index in the dataset, any shape of indices; each is decoded once.
@@ -167,7 +156,8 @@ class LeRobotDataset:
             raise UnknownNameError(f"{self.path}: camera", camera, self.fields.cameras)
         return self.info.features[self.fields.cameras[camera]]
 
-    def _episode_frames(self, info: EpisodeInfo, camera: str) -> UInt8[np.ndarray, "time height width 3"]:
+    def _episode_frames(self, index: int, camera: str) -> UInt8[np.ndarray, "time height width 3"]:
+        info = self.episodes[index]
         return self.images(camera, np.arange(info.start, info.start + info.length))
 
     def _video_frames(self, feature: Feature, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n height width 3"]:

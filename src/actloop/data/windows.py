@@ -8,6 +8,7 @@ sample i = one dataset frame (episode e, tick t)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -114,6 +115,31 @@ class Frames(Protocol):
     def actions(self) -> Float[np.ndarray, "total action"]: ...
 
     def images(self, camera: str, indices: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width 3"]: ...
+
+
+def episode_of(
+    source: Frames,
+    index: int,
+    frames: Callable[[int, str], UInt8[np.ndarray, "time height width 3"]],
+    *,
+    where: object,
+) -> Episode:
+    """One episode of a dataset, whose pictures come from `frames(index, camera)`; `where` names it in errors.
+
+    Raises:
+        ContractError: no such episode.
+    """
+    if not 0 <= index < len(source.episodes):
+        raise ContractError("episode", f"{index} is not in {where}, which has {len(source.episodes)} episodes")
+    info = source.episodes[index]
+    here = slice(info.start, info.start + info.length)
+    return Episode(
+        index=index,
+        instruction=info.instruction,
+        states=source.states[here],
+        actions=source.actions[here],
+        frames=partial(frames, index),
+    )
 
 
 class Windows:

@@ -8,7 +8,7 @@ A source may be a store of questions (questions.py), a robot's demonstrations wi
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ Save = Callable[[Mapping[str, Tensor], dict[str, object]], None]
 """Writes a trained network: all its tensors by name, whole and on the CPU, and facts about its training."""
 
 
+@runtime_checkable
 class ExampleSource(Protocol):
     """What a language model is shown."""
 

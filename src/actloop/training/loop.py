@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ LOSS = "loss"  # its name where a network answers with one tensor
 _ROWS = ""  # counted beside the losses while validating
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where a run's batches come from; each is the positional arguments of the network's `forward`.
 

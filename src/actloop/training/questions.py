@@ -55,6 +55,7 @@ class Rearrangeable(Protocol):
         ...
 
 
+@runtime_checkable
 class Asked(Protocol):
     """A question with its answer; accuracy is reported by kind, and a topic is the same however it is asked."""
 

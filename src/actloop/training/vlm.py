@@ -126,8 +126,8 @@ def train_vlm(
 ) -> TrainResult:
     """Train a model on a store's questions and write it to `out`; log and resumable state lie beside it.
 
-    `init` is trained further, in place, through both stages. `done` is told the accuracy on the held-out questions,
-    which also goes into the file.
+    `init` is trained further, in place, through both stages, whose steps `progress` counts on. `done` is told the
+    accuracy on the held-out questions, which also goes into the file.
 
     Raises:
         DataError: the store has no questions.
@@ -153,8 +153,12 @@ def train_vlm(
         if done is not None:
             done(accuracy)
 
+    def read(step: int, losses: dict[str, float]) -> None:
+        if progress is not None:
+            progress(recipe.seeing + step, losses)
+
     examples = QuestionExamples(store, model.tokens)
-    result = train_language(model, examples, recipe, out, save=save, resume=resume, progress=progress)
+    result = train_language(model, examples, recipe, out, save=save, resume=resume, progress=read)
     model.vision_backbone.requires_grad_(True)
     _seen_file(out).unlink(missing_ok=True)
     return result

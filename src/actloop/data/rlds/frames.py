@@ -5,7 +5,7 @@ RldsDataset + Recipe --one pass over the records--> RldsFrames.windows(spec), .e
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -17,8 +17,8 @@ from actloop.data.rlds.episode import RldsEpisode
 from actloop.data.rlds.recipes import chosen
 from actloop.data.rlds.standardise import Recipe, Standard, standardise, state_sizes
 from actloop.data.statistics import Stats, vector_stats
-from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec
-from actloop.errors import ContractError, DataError, UnknownNameError
+from actloop.data.windows import Episode, EpisodeInfo, Windows, WindowSpec, episode_of
+from actloop.errors import DataError, UnknownNameError
 
 Progress = Callable[[int, int], None]  # records or episodes done, and in all
 
@@ -109,17 +109,7 @@ class RldsFrames:
         Raises:
             ContractError: no such episode.
         """
-        if not 0 <= index < len(self.episodes):
-            raise ContractError("episode", f"{index} is not in {self.path}, which has {len(self.episodes)} episodes")
-        info = self.episodes[index]
-        where = slice(info.start, info.start + info.length)
-        return Episode(
-            index=index,
-            instruction=info.instruction,
-            states=self.states[where],
-            actions=self.actions[where],
-            frames=partial(self.episode_frames, index),
-        )
+        return episode_of(self, index, self.episode_frames, where=self.path)
 
     def images(self, camera: str, indices: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width 3"]:
         """Frames by their index among the kept ones, any shape of indices; each record is read once.
