@@ -87,11 +87,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--md", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch-size", type=int, default=48)
+    parser.add_argument("--batch-size", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
     parser.add_argument("--robot-share", type=float, default=0.6, help="of the co-fine-tuned one")
     parser.add_argument("--horizon", type=int, default=4)
     parser.add_argument("--mapping", default="rare")
+    parser.add_argument("--states", action=argparse.BooleanOptionalAction, default=True, help="said in the prompt")
     parser.add_argument("--episodes", type=int, default=8, help="of each of the 10 tasks")
     parser.add_argument("--latency", default="100ms", help="that every answer is charged")
     parser.add_argument("--seed", type=int, default=0)
@@ -120,7 +121,7 @@ def _train(
     if planning:
         vlm = _loaded(args.out / f"{ARMS[0]}.safetensors").vlm
     forms = ("act", "plan") if planning else ("act",)
-    config = RT2Config(horizon=args.horizon, mapping=args.mapping, forms=forms)
+    config = RT2Config(horizon=args.horizon, mapping=args.mapping, forms=forms, states=args.states)
     policy = fresh_policy(vlm, body, config, name=f"rt2-{arm}")
     source: ExampleSource = RobotExamples(policy, data, source=data.source, plans=plans if planning else ())
     batch, steps, rate = round(args.robot_share * args.batch_size), args.steps, args.learning_rate
@@ -216,7 +217,7 @@ def _held_out(policy: RT2Policy, data: CachedEpisodes) -> list[Window]:
 
 def _answered(policy: RT2Policy, seen: Sequence[Window], allowed: Allowed | None) -> list[list[int]]:
     images = [policy.pictures({camera: frames[0] for camera, frames in one.images.items()}) for one in seen]
-    prompts = [policy.prompt(one.instruction, "act") for one in seen]
+    prompts = [policy.prompt(one.instruction, "act", one.states[0]) for one in seen]
     answers: list[list[int]] = []
     for at in range(0, len(seen), BATCH):
         rows = slice(at, at + BATCH)
@@ -227,7 +228,7 @@ def _answered(policy: RT2Policy, seen: Sequence[Window], allowed: Allowed | None
 def _done(policy: RT2Policy, episodes: int, latency: LatencyProfile) -> dict[str, Any]:
     """Successes by task, and what the answers took on this machine."""
     world, found = make_world("tabletop"), {}
-    config = LoopConfig(execute_horizon=max(1, policy.horizon - 1), observe_every=0)
+    config = LoopConfig(execute_horizon=max(1, policy.horizon // 2), observe_every=0)
     for task in SKILLS:
         results = [
             run_episode(world, policy, world.tasks[task], seed=SEED + number, latency=latency, config=config)
@@ -287,7 +288,8 @@ def _overview(results: dict[str, Any], arms: Sequence[str], args: argparse.Names
         "",
         f"Every arm: {args.steps} steps of {round(args.robot_share * args.batch_size)} robot examples, in the",
         f"co-fine-tuned one of {args.batch_size} in all; {args.horizon} actions in an answer "
-        f"({first['tokens']} tokens), mapping `{args.mapping}`.",
+        f"({first['tokens']} tokens), mapping `{args.mapping}`,",
+        f"{'the state in words' if args.states else 'no state'} in the prompt.",
         "Questions: mean of the kinds, held-out episodes. Motion: mean distance of the first action's displacement",
         f"from the demonstrated one, {FRAMES} held-out frames. Tasks: {args.episodes} fresh starts each, every answer",
         f"charged {args.latency} (it takes {first['milliseconds']:.0f} ms of one core here), Wilson's 95 % interval.",

@@ -32,7 +32,7 @@ OutFile = Annotated[Path, arg(metavar="FILE", help="File to write.")]
 Json = Annotated[bool, arg(help="Print JSON instead of text.", help_behavior_hint="")]
 Dataset = Annotated[Path, arg(metavar="FOLDER", help="LeRobot v3 dataset to read.")]
 DatasetArgument = Positional[Dataset]
-RunArgument = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder that `actloop compare` wrote.")]
+RunArgument = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder that `actloop eval` or `compare` wrote.")]
 Weights = Annotated[
     Positional[Path],
     arg(metavar="WEIGHTS", help="Released weights: a .pt payload, a safetensors file, or a folder of shards."),
@@ -83,6 +83,7 @@ StackEpisodes = Annotated[int, arg(metavar="N", help="Episodes of every task, on
 StackClock = Annotated[
     Literal["virtual", "wall"] | None,
     arg(
+        metavar="{virtual,wall}",
         help="`virtual`: thinking takes its declared time. `wall`: real time.",
         help_behavior_hint="(default: wall on a robot, virtual elsewhere)",
     ),
@@ -252,8 +253,40 @@ Latency = Annotated[
     arg(
         metavar="LATENCY",
         help="How long a model thinks: `measured` (on this machine), milliseconds, the name of a published figure,"
-        " or `published` (each variant its own).",
+        " `published` (each variant its own), or `paused` (the world waits).",
     ),
+]
+Judged = Annotated[
+    Positional[str],
+    arg(
+        metavar="POLICY",
+        help="What to judge: the name of one that ships, a checkpoint, a stack file, or module:function.",
+    ),
+]
+Disturb = Annotated[
+    tuple[str, ...],
+    arg(
+        metavar="[NAME=]FAULT[,FAULT] ...",
+        help="Further conditions, each disturbed, beside its undisturbed twin on the same seeds: `displace@half-way`.",
+        help_behavior_hint="(default: none)",
+    ),
+]
+Rescue = Annotated[
+    Literal["none", "expert"],
+    arg(help="Who takes over, for a while, where a human is asked for or limits have stopped the robot."),
+]
+RescueSeconds = Annotated[float, arg(metavar="S", help="Seconds after which a rescuer hands the robot back.")]
+RescueAfter = Annotated[
+    float | None,
+    arg(
+        metavar="SHARE",
+        help="Also rescue when this share of a task's time limit has passed, as somebody would who watches.",
+        help_behavior_hint="(default: only when asked)",
+    ),
+]
+UntilDecided = Annotated[
+    bool,
+    arg(help="Stop at the first seed at which a sequential test tells the two arms apart.", help_behavior_hint=""),
 ]
 Sweep = Annotated[
     tuple[str, ...], arg(metavar="LATENCY ...", help="Further latencies, for the curve of success against latency.")
