@@ -114,6 +114,18 @@ def test_a_wrong_answer_says_what_is_wrong_and_keeps_what_is_there() -> None:
     np.testing.assert_allclose(mended, np.tile([1.6 / 10**0.5, 0, 0], (HORIZON, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_scale_is_a_finite_number_above_zero(scale: float) -> None:
+    with pytest.raises(ContractError, match="finite scale above 0"):
+        fit_fast(CHUNKS, UNIT, scale=scale)
+
+
+def test_a_wide_alphabet_survives_its_folder(tmp_path: Path) -> None:
+    wide = fit_fast(CHUNKS, UNIT, scale=2500.0, vocabulary=20_000)
+    wide.save(tmp_path)
+    assert set(wide.writable) <= set(load_fast(tmp_path, UNIT).writable)
+
+
 def test_half_a_character_is_no_coefficient() -> None:
     """Wide alphabets take two bytes for a character; a model may answer one of them alone."""
     wide = fit_fast(CHUNKS, UNIT, scale=100.0)

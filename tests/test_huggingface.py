@@ -1,10 +1,14 @@
 """Three families of Hugging Face models behind one class: asked, constrained, trained, saved."""
 
+import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from dots import BODY as DOT
+from dots import dots, picture
 from huggingface_models import FAMILIES
 
 from actloop.actions.bins import uniform_bins
@@ -15,6 +19,8 @@ from actloop.models.checkpoint import load_policy, save_policy
 from actloop.models.huggingface import HuggingFaceVLM
 from actloop.models.rt2 import RT2Config, RT2Policy, token_map
 from actloop.models.stored import PolicyInfo
+from actloop.training.recipe import Recipe
+from actloop.training.rt2 import RobotExamples, fresh_policy, train_rt2
 
 FRONT, WRIST = (np.random.default_rng(seed).integers(0, 255, (40, 64, 3)).astype(np.uint8) for seed in (1, 2))
 QUESTION = "what action should the robot take to open the drawer ?"
@@ -113,6 +119,28 @@ def test_only_what_is_allowed_is_decoded(folder):
     free = model.answer(images, ["is it open ?", QUESTION], max_tokens=4)
     assert free == model.answer(images, ["is it open ?", QUESTION], max_tokens=4, allowed=lambda ids: None)
     assert model.answer(images[:1], [QUESTION], max_tokens=4, allowed=lambda ids: ()) == [[]]
+
+
+def test_a_folders_own_generation_settings_change_nothing(folder, tmp_path):
+    plain = HuggingFaceVLM(folder)
+    plain.save(tmp_path)
+    biased = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "num_beams": 3, "do_sample": True}
+    (tmp_path / "generation_config.json").write_text(json.dumps(biased), encoding="utf-8")
+    examples = learned(plain)
+    images, prompts = [one.images for one in examples], [one.prompt for one in examples]
+    again = HuggingFaceVLM(tmp_path)
+    assert again.answer(images, prompts, max_tokens=8) == plain.answer(images, prompts, max_tokens=8)
+
+
+def test_no_code_of_a_folder_runs(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "mystery", "auto_map": {"AutoConfig": "code.Config"}}), encoding="utf-8"
+    )
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...\n", encoding="utf-8")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(CheckpointError, match="not a vision-language model"):
+        HuggingFaceVLM(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_tokens_continue_a_text_and_specials_are_known(folder):
@@ -227,3 +255,21 @@ def test_it_is_a_robots_policy_kept_by_reference(folders, tmp_path, mapping):
     (tmp_path / "vlm" / "generation_config.json").write_text('{"eos_token_id": 3}\n', encoding="utf-8")
     with pytest.raises(CheckpointError, match="changed since"):
         load_policy(tmp_path / "policy.safetensors")
+
+
+def test_a_trained_one_is_kept_in_a_folder_beside_the_policy(folders, tmp_path):
+    model = HuggingFaceVLM(folders["smolvlm"])
+    body = replace(BODY, cameras=(Camera(name="top", height=16, width=16),), state=DOT.state, action=DOT.action)
+    config = RT2Config(mapping="integers")
+    policy = fresh_policy(model, body, config, name="trained")
+    data = dots(tmp_path)
+    robot = RobotExamples(policy, data, source="dots")
+    out = tmp_path / "policy.safetensors"
+    train_rt2(policy, robot, Recipe(steps=2, batch_size=2, learning_rate=1e-2, validate_every=2), out)
+    again = load_policy(out)
+    obs = Observation(images={"top": picture(0.5)}, state=np.array([0.5, 0.5], np.float32), tick=0, time=0.0)
+    told = [one.predict(one.start("go left", seed=0), obs)[1].chunk.actions for one in (policy, again)]
+    assert np.array_equal(*told)
+    assert (tmp_path / "policy.backbone").is_dir()
+    untouched = HuggingFaceVLM(folders["smolvlm"])
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), untouched.parameters(), strict=True))

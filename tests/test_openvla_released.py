@@ -56,6 +56,12 @@ def folder(tmp_path: Path) -> Path:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_belongs_to_a_robot_needs_one(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="give them with --body"):
+        import_openvla(folder, tmp_path / "out.safetensors", unnorm_key="dots", gripper="bridge")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_a_released_folder_becomes_a_policy(folder: Path) -> None:
     loaded = load_openvla(folder, unnorm_key="dots", setup=SETUP)
     assert loaded.model.config.vocabulary == 576  # rows less padding: not the rows, not the tokenizer's length

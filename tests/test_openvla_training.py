@@ -120,6 +120,11 @@ def test_a_run_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         train_openvla(policy, data, replace(RECIPE, horizon=3), out=out, name="x", source="dots")
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train_openvla(policy, data, RECIPE, out=out, name="x", source="dots", resume=True)
+    changed = replace(RECIPE, augmentation=Augmentation())
+    with pytest.raises(ContractError, match=r"crops keep 0\.9 of a picture, the policy will be shown 1\.0"):
+        train_openvla(policy, data, changed, out=out, name="x", source="dots")
+    with pytest.raises(ContractError, match="validation_share"):
+        replace(RECIPE, validation_share=1.0)
     data.fps = 5.0
     with pytest.raises(ContractError, match="recorded at 5 Hz"):
         train_openvla(policy, data, RECIPE, out=out, name="x", source="dots")

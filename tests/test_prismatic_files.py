@@ -300,6 +300,15 @@ def test_sizes_of_a_native_file_follow_from_it(tmp_path: Path) -> None:
     assert same(found, made(config))
 
 
+def test_heads_of_the_released_towers_follow_from_their_width() -> None:
+    full = PrismaticConfig.openvla_7b()
+    native_shapes = PrismaticConfig.from_hf({"text_config": {"rms_norm_eps": 1e-5}}, layout(full))
+    assert [tower.heads for tower in native_shapes.towers] == [16, 16]
+    larger = {"timm_model_ids": ["", ""], "image_sizes": [384, 384]}
+    with pytest.raises(CheckpointError, match="384 px, its positions are for 224"):
+        PrismaticConfig.from_hf(larger, layout(full))
+
+
 def test_a_native_file_with_more_than_a_model_is_refused(tmp_path: Path) -> None:
     groups: dict[str, dict[str, Tensor]] = {**native(made()), "action_head": {"fc.weight": torch.zeros(2)}}
     torch.save({"model": groups}, tmp_path / "more.pt")

@@ -10,6 +10,7 @@ from dots import BODY, dots
 from scripted_vlm import LetterTokens, ScriptedVLM, random_logits
 
 from actloop.actions.bins import uniform_bins
+from actloop.actions.grippers import GripperConvention
 from actloop.contracts import Part, Space
 from actloop.data.cache import CachedEpisodes
 from actloop.errors import ContractError, DataError
@@ -64,6 +65,16 @@ def test_demonstrations_become_answers_in_physical_units(data):
         assert said.actions[0, 0] == pytest.approx(0.05 * side, abs=0.001)
         (picture,) = example.images
         assert picture.shape == (16, 16, 3)
+
+
+def test_what_is_learned_is_in_the_convention_of_the_data(data):
+    asked = policy(horizon=1)
+    asked.gripper = GripperConvention(name="doubled", to_body=lambda a: 2 * a, to_data=lambda a: a / 2)
+    (example,) = RobotExamples(asked, data, source="dots").draw(np.random.default_rng(0), 1)
+    side = 1 if "right" in example.prompt else -1
+    told = asked.string.decode(example.answer).actions
+    assert told[0, 0] == pytest.approx(0.025 * side, abs=0.001)
+    assert asked.gripper.to_body(told)[0, 0] == pytest.approx(0.05 * side, abs=0.001)
 
 
 def test_an_episode_ends_and_holds_after_its_end(data):

@@ -27,7 +27,6 @@ from actloop.errors import ContractError, DataError, MissingDependency
 SCALE = 10.0
 VOCABULARY = 1024  # of a tokenizer fitted to one robot; the released universal one has 2048
 MOST = 0xD7FF  # the last character before those that no text may hold
-PROBED = 8192  # characters of which a loaded tokenizer is asked whether it can write them
 CONFIG, TOKENIZER = "processor_config.json", "tokenizer.json"
 
 
@@ -161,6 +160,8 @@ def fit_fast(
     if not len(chunks) or len({chunk.shape for chunk in chunks}) != 1 or chunks[0].ndim != 2:
         shapes = sorted({chunk.shape for chunk in chunks})
         raise ContractError("chunks", f"expected (horizon, action), all of one shape, got {shapes or 'none'}")
+    if not 0 < scale < math.inf:
+        raise ContractError("fast", f"expected a finite scale above 0, got {scale}")
     horizon, width = chunks[0].shape
     rounded = [_rounded(normalizer.normalize(checked(chunk, "chunks")), scale) for chunk in chunks]
     reach = math.ceil(scale * math.sqrt(horizon))
@@ -270,7 +271,7 @@ def _writable(tokenizer: Any) -> list[int]:
     Raises:
         DataError: there is none.
     """
-    characters = [chr(one) for one in range(PROBED)]
+    characters = [chr(one) for one in range(MOST + 1)]
     written = [one.ids for one in tokenizer.encode_batch(characters, add_special_tokens=False)]
     read = tokenizer.decode_batch(written, skip_special_tokens=False)
     known = [index for index, (text, character) in enumerate(zip(read, characters, strict=True)) if text == character]

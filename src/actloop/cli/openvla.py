@@ -10,7 +10,7 @@ from actloop.contracts import Embodiment, embodiment_from_dict
 from actloop.data.cache import CachedEpisodes
 from actloop.data.dataset import LeRobotDataset
 from actloop.data.windows import Frames
-from actloop.errors import DataError
+from actloop.errors import ContractError, DataError
 from actloop.models.checkpoint import save_policy
 from actloop.models.openvla.pictures import Pictures
 from actloop.models.openvla.policy import OpenVLAPolicy
@@ -36,6 +36,8 @@ def import_openvla(
     `body` is an embodiment as JSON, for a robot that is not listed; `horizon` and `gripper` belong to it.
     """
     setup = None
+    if body is None and (horizon != 1 or gripper != "as-recorded"):
+        raise ContractError("--horizon, --gripper", "belong to a robot of your own: give them with --body")
     if body is not None:
         embodiment = read_body(body)
         setup = Setup(embodiment=embodiment, pictures=Pictures.one_each(embodiment), gripper=gripper, horizon=horizon)
@@ -98,10 +100,11 @@ def open_frames(dataset: Path, *, split: str = "train", recipe: str = "") -> Fra
     """
     from actloop.data.rlds.dataset import RldsDataset, is_rlds
     from actloop.data.rlds.frames import RldsFrames
-    from actloop.data.rlds.recipes import recipe_of
+    from actloop.data.rlds.recipes import chosen
 
     if is_rlds(dataset):
-        return RldsFrames(RldsDataset(dataset, split), recipe_of(recipe) if recipe else None)
+        found = RldsDataset(dataset, split)
+        return RldsFrames(found, chosen(found, recipe) if recipe else None)
     if (dataset / "manifest.json").is_file():
         return CachedEpisodes(dataset)
     if not (dataset / "meta").is_dir():

@@ -12,7 +12,7 @@ from actloop.data.rlds.dataset import RldsDataset
 from actloop.data.rlds.frames import RldsFrames
 from actloop.data.rlds.info import RldsInfo
 from actloop.data.rlds.recipes import chosen
-from actloop.errors import UnknownNameError
+from actloop.errors import ContractError, UnknownNameError
 
 MB = 1e6
 SHOWN_INSTRUCTIONS = 12
@@ -37,8 +37,11 @@ def convert_folder(
 
     Raises:
         UnknownNameError: no such split, recipe or camera.
+        ContractError: less than one episode.
         DataError: the dataset is damaged, or `out` holds something else.
     """
+    if episodes is not None and episodes < 1:
+        raise ContractError("--episodes", f"expected 1 or more, got {episodes}")
     dataset = RldsDataset(folder, split)
     taken = chosen(dataset, recipe, control_hz=control_hz)
     for camera in cameras:

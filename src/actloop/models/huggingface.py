@@ -26,6 +26,7 @@ from actloop.models.tensors import fingerprint
 
 ANCHOR = ":"  # what comes before a text that continues, so that no tokenizer takes it for a beginning
 PROMPT_TYPE = "token_type_ids"  # of PaliGemma: 0 in the prompt, which sees all of itself; 1 in the answer, causal
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # nothing is downloaded, no code of a folder runs
 STILL = {"SmolVLMProcessor": "Idefics3Processor"}  # the same pictures and template, without what only videos need
 
 
@@ -84,7 +85,7 @@ class HuggingFaceVLM(nn.Module):
         dtype = "float32" if torch.device(device).type == "cpu" else "auto"
         try:
             self._processor = _processor(library, folder)
-            model = library.AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            model = library.AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, **LOCAL)
         except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
             reason = str(error).strip().partition("\n")[0]
             reason = f"not a vision-language model ({type(error).__name__}: {reason})"
@@ -95,6 +96,9 @@ class HuggingFaceVLM(nn.Module):
             self._processor.image_processor.do_image_splitting = splitting
         self._splits = splitting
         self._ends = _ends(self.model, self._processor.tokenizer)
+        # A folder's penalties, bans and beams would bend answers: what is not set in a call is taken from here.
+        pad = self._processor.tokenizer.pad_token_id
+        self.model.generation_config = library.GenerationConfig(eos_token_id=self._ends, pad_token_id=pad)
         pictures = [value for key, value in self.model.config.to_dict().items() if key.endswith("_token_id")]
         known = [value for value in pictures if isinstance(value, int)]
         self._read = fingerprint(self.model.state_dict())
@@ -178,10 +182,14 @@ class HuggingFaceVLM(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about sampling settings, which greedy decoding ignores
             said = self.model.generate(
-                **self._cast(inputs), max_new_tokens=max_tokens, do_sample=False, logits_processor=only,
-                eos_token_id=self._ends, pad_token_id=self._processor.tokenizer.pad_token_id,
-            )  # fmt: skip
+                **self._cast(inputs), max_new_tokens=max_tokens, do_sample=False, logits_processor=only
+            )
         return [self._until_end(row) for row in said[:, begin:].tolist()]
+
+    def move(self, folder: str | Path) -> None:
+        """Write it to a folder as it is now, and be the model of that folder from here on."""
+        self.save(folder)
+        self.folder, self._read = Path(folder), fingerprint(self.model.state_dict())
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configuration and processor, as this class and transformers read them.
@@ -275,17 +283,17 @@ def _library() -> Any:
 def _processor(library: Any, folder: str | Path) -> Any:
     """The processor of a folder; where its part for videos cannot be made here (it needs torchvision), without it."""
     try:
-        return library.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return library.AutoProcessor.from_pretrained(folder, **LOCAL)
     except ImportError:
-        config = library.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = library.AutoConfig.from_pretrained(folder, **LOCAL)
         whole = import_module("transformers.models.auto.processing_auto").PROCESSOR_MAPPING[type(config)]
         base = getattr(library, STILL.get(whole.__name__, whole.__name__))
     still = type(base.__name__, (base,), {"get_attributes": classmethod(_without_video)})
     facts, _ = base.get_processor_dict(folder, local_files_only=True)
     taken = {name: facts[name] for name in ("chat_template", "image_seq_len") if name in facts}
     return still(
-        image_processor=library.AutoImageProcessor.from_pretrained(folder, local_files_only=True),
-        tokenizer=library.AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        image_processor=library.AutoImageProcessor.from_pretrained(folder, **LOCAL),
+        tokenizer=library.AutoTokenizer.from_pretrained(folder, **LOCAL),
         **taken,
     )
 

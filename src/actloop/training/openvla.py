@@ -42,10 +42,10 @@ VALIDATION_SAMPLES, VALIDATION_BATCH = 512, 64
 class OpenVLARecipe(Recipe):
     """One training run of OpenVLA.
 
-    `horizon` actions are answered at once by `head`; `proprio`: parallel heads are shown the state; `template` may say
-    it in the prompt instead. `lora` adapters go
-    on every linear layer but the output; heads of OFT train whole. `augmentation` changes pictures in training only.
-    `validation_share`: episodes kept for the validation losses.
+    `horizon` actions are answered at once by `head`; `proprio`: parallel heads are shown the state; `template`, of a
+    fresh policy, may say it in the prompt instead. `lora` adapters go on every linear layer but the output; heads of
+    OFT train whole. `augmentation` changes pictures in training only, and needs a policy that is shown as much of them.
+    `validation_share`: episodes kept for the validation losses, at least one unless it is 0.
     """
 
     head: Head = "tokens"
@@ -60,6 +60,8 @@ class OpenVLARecipe(Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
+        if not 0 <= self.validation_share < 1:
+            raise ContractError("validation_share", f"expected a share from 0 to below 1, got {self.validation_share}")
         if self.trainable not in TRAINABLE:
             raise UnknownNameError("trainable", self.trainable, TRAINABLE)
 
@@ -158,7 +160,8 @@ class ActionBatches:
 def held_out_episodes(data: Frames, recipe: OpenVLARecipe) -> set[int]:
     """Episodes kept for the validation losses: the same whatever is trained."""
     episodes = len(data.episodes)
-    count = max(1, round(episodes * recipe.validation_share)) if episodes > 1 else 0
+    some = recipe.validation_share > 0 and episodes > 1
+    count = max(1, round(episodes * recipe.validation_share)) if some else 0
     return set(np.random.default_rng(0).permutation(episodes)[:count].tolist())
 
 
@@ -296,3 +299,7 @@ def _check(policy: OpenVLAPolicy, recipe: OpenVLARecipe) -> None:
     has = (config.head, config.horizon, config.proprio_dim > 0)
     if told != has:
         raise ContractError("recipe", f"head, horizon, proprio: the recipe says {told}, the policy has {has}")
+    shown = policy.pictures.centre_crop
+    if recipe.augmentation is not None and recipe.augmentation.crop_share != shown:
+        reason = f"crops keep {recipe.augmentation.crop_share} of a picture, the policy will be shown {shown} of it"
+        raise ContractError("augmentation", f"{reason}: give it Pictures(centre_crop=...) of the same share")

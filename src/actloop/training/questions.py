@@ -238,7 +238,8 @@ class QuestionStore:
             ]
         except (OSError, KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{folder}: not a store of questions ({reason}); record one with `actloop`") from error
+            made = "`actloop train tabletop-vlm` records one"
+            raise DataError(f"{folder}: not a store of questions ({reason}); {made}") from error
         for name, frames in self._frames.items():
             if len(frames) != len(lines):
                 raise DataError(f"{folder}: {len(frames)} pictures of {name}, {len(lines)} lines in {FRAMES}")

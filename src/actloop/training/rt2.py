@@ -21,6 +21,7 @@ from actloop.data.windows import Frames, Windows, WindowSpec
 from actloop.errors import ContractError, DataError
 from actloop.models.backbone import Example, LanguageBackbone
 from actloop.models.checkpoint import save_policy
+from actloop.models.huggingface import HuggingFaceVLM
 from actloop.models.rt2 import RT2Config, RT2Policy, token_map
 from actloop.models.stored import PolicyInfo
 from actloop.models.views import Mosaic
@@ -125,7 +126,8 @@ class RobotExamples:
         for row, (episode, tick) in enumerate(zip(batch.episodes, batch.ticks, strict=True)):
             info = self._data.episodes[episode]
             terminate = np.arange(tick, tick + policy.horizon) >= info.length - self.config.terminal_ticks
-            actions = held_past_end(batch.actions[row], batch.action_is_pad[row], policy.embodiment.action)
+            held = held_past_end(batch.actions[row], batch.action_is_pad[row], policy.embodiment.action)
+            actions = policy.gripper.to_data(held)
             answer = policy.string.encode(actions, terminate)
             form = self._form(rng)
             if form == "plan":
@@ -182,11 +184,15 @@ def train_rt2(
 ) -> TrainResult:
     """Train a policy's backbone in place, and write the policy to `out`; `half`: in fp16.
 
+    A Hugging Face backbone is written to a folder beside `out`, its name with the suffix `.backbone`.
+
     Raises:
         ContractError, DataError, CheckpointError, MissingDependency: as `train_language`.
     """
 
     def save(_: object, facts: dict[str, object]) -> None:
+        if isinstance(policy.vlm, HuggingFaceVLM):  # is kept by reference, so that it needs a folder of its own
+            policy.vlm.move(Path(out).with_suffix(".backbone"))
         policy.info = PolicyInfo(name=policy.info.name, training=facts)
         save_policy(policy, out, half=half)  # in place: the backbone itself was trained
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actloop.errors import ContractError
+from actloop.errors import CheckpointError, ContractError
 from actloop.models.prismatic.config import PrismaticConfig
 from actloop.models.prismatic.model import PrismaticVLM
 from actloop.models.prismatic.tokens import train_tokens
@@ -53,11 +53,11 @@ class VLMRecipe(Recipe):
     """
 
     sizes: TinySizes = field(default_factory=TinySizes)
-    steps: int = 1500
+    steps: int = 2400
     batch_size: int = 32
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
-    seeing: int = 600
+    seeing: int = 1200
     seeing_batch: int = 64
     seeing_rate: float = 1.5e-3
 
@@ -141,7 +141,7 @@ def train_vlm(
     pictures = len(store.cameras)
     if recipe.seeing:
         seen = _seen(model, store, recipe, out, resume=resume, progress=progress)
-        resume = resume and seen
+        resume = resume and seen and out.with_suffix(".state").is_file()
         model.vision_backbone.requires_grad_(False)
 
     def save(tensors: Mapping[str, Tensor], facts: dict[str, object]) -> None:
@@ -173,6 +173,8 @@ def _seen(
         fill(model, read_tensors(file), file)
         return True
     going_on = resume and file.with_suffix(".state").is_file()
+    if resume and not going_on:
+        raise CheckpointError(f"{out.with_suffix('.state')}: nothing to resume; start without --resume")
     learn_to_see(model, store, recipe.eye, file, resume=going_on, progress=progress)
     write_tensors(file, model.state_dict(), {})
     return False

@@ -166,4 +166,7 @@ def _file_name(template: str, name: str, split: str, number: int, total: int, pa
     unknown = [part for part in re.findall(r"\{(\w+)\}", template) if part not in known]
     if unknown:
         raise UnknownNameError(f"{path}: filepathTemplate", unknown[0], known)
-    return template.format(**known)
+    try:
+        return template.format(**known)
+    except (ValueError, IndexError, KeyError) as error:
+        raise DataError(f"{path}: filepathTemplate {template!r} cannot be filled in ({error})") from error

@@ -142,7 +142,7 @@ def load_openvla(
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such folder or file of weights")
-    folder = path if path.is_dir() else path.parents[1]
+    folder = path if path.is_dir() else path.resolve().parents[1]
     key, known = choose(read_statistics(statistics or folder), unnorm_key, str(statistics or folder))
     robot = setup or setup_for(key)
     vlm = _network(path, tokenizer, dtype)
@@ -167,6 +167,9 @@ def load_openvla(
     )
     if quantised:
         quantise(model.vlm, quantised)
+        for head in (model.action_head, model.proprio_projector):
+            if head is not None:
+                head.to(model.vlm.dtype)
     return policy
 
 

@@ -223,6 +223,8 @@ def _check(found: VectorStatistics, source: str) -> None:
     sizes = {name: len(getattr(found, name)) for name in (*FIELDS, "mask") if getattr(found, name)}
     if len(set(sizes.values())) != 1 or not found.size:
         raise DataError(f"{source}: fields of different lengths, {sizes or 'none'}")
+    if bool(found.min) != bool(found.max):
+        raise DataError(f"{source}: has only one of min and max; give both or neither")
     if not all(np.isfinite(getattr(found, name)).all() for name in FIELDS):
         raise DataError(f"{source}: holds values that are not finite")
     for low, high in (("q01", "q99"), ("min", "max")):

@@ -2,8 +2,8 @@
 
     config.json, shapes of the tensors --from_hf--> PrismaticConfig --as_dict--> JSON --from_dict--> the same
 
-Head counts are in no shape. Those of a ViT come from a folder that we wrote, else from the released timm id, else the
-tower has four (the tiny reference models do).
+Head counts are in no shape. Those of a ViT come from a folder that we wrote, else from its width where that is one of
+the released towers', else the tower has four (the tiny reference models do).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,7 @@ DINO_MEAN, DINO_STD = (0.484375, 0.455078125, 0.40625), (0.228515625, 0.22363281
 HALF = (0.5, 0.5, 0.5)
 PREFIXES = ("vision_backbone.featurizer.", "vision_backbone.fused_featurizer.")
 DINO_ID, SIGLIP_ID = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"
-# Size words of timm ids, with the width that they stand for: heads.
-HEADS = {("small", 384): 6, ("base", 768): 12, ("large", 1024): 16, ("so400m", 1152): 16, ("giant", 1536): 24}
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1536: 24}  # of timm's towers, by width: small to giant, So400m
 TINY_HEADS = 4
 GROUPS, STEM_STRIDE = 4, 4  # of a keypoint tower: groups of its norms; pixels of a cell behind its convolutions
 DEFAULTS = {"heads": 32, "eps": 1e-6, "rope_theta": 10_000.0, "max_positions": 2048}  # of transformers' LlamaConfig
@@ -246,6 +245,10 @@ class PrismaticConfig:
                 _tower(prefix, shapes, {"timm_id": name, **extra})
                 for prefix, name, extra in zip(held, ids, given, strict=False)
             )
+            for tower, said in zip(towers, plain.get("image_sizes") or (), strict=False):
+                if tower.image_size != (said[0] if isinstance(said, list) else said):
+                    reason = f"is shown pictures of {said} px, its positions are for {tower.image_size}: not supported"
+                    raise ContractError(f"tower {tower.timm_id}", reason)
             return cls(
                 towers=towers,
                 language=_language(plain.get("text_config") or {}, shapes),
@@ -326,7 +329,7 @@ def _tower(prefix: str, shapes: Mapping[str, Sequence[int]], known: Mapping[str,
         "patch": patch,
         "dim": dim,
         "depth": _count(f"{prefix}blocks.", shapes),
-        "heads": _heads(name, dim),
+        "heads": HEADS.get(dim, TINY_HEADS),
         "hidden": shapes[f"{prefix}blocks.0.mlp.fc1.weight"][0],
         "registers": shapes[f"{prefix}reg_token"][1] if dino else 0,
         "mean": DINO_MEAN if dino else HALF,
@@ -334,11 +337,6 @@ def _tower(prefix: str, shapes: Mapping[str, Sequence[int]], known: Mapping[str,
     }
     tower: TowerConfig = _made(TowerConfig, {**read, **known})
     return tower
-
-
-def _heads(timm_id: str, dim: int) -> int:
-    found = [heads for (word, width), heads in HEADS.items() if f"_{word}_" in timm_id and width == dim]
-    return found[0] if found else TINY_HEADS
 
 
 def _language(text: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> LanguageConfig:

@@ -94,7 +94,7 @@ class RT2Policy:
         vlm: what reads and writes.
         bins: digits of actions in physical units, by the convention of the data.
         tokens: how digits are written (`token_map`).
-        mosaic: makes one picture of the cameras; None shows each by itself, in the order of the embodiment.
+        mosaic: makes one picture of the cameras; None shows each by itself, in the order of their names.
         gripper: convention of the data.
     """
 
@@ -202,10 +202,10 @@ class RT2Policy:
         return (*self.vlm.tokens.encode(plan), *self._marker)
 
     def pictures(self, images: Mapping[str, Frame]) -> tuple[Frame, ...]:
-        """What the model is shown of the cameras."""
+        """What the model is shown: the cameras in the order of their names, as in any other question, or a mosaic."""
         if self.mosaic is not None:
             return (self.mosaic.compose({name: images[name] for name in self.mosaic.cameras}),)
-        return tuple(images[camera.name] for camera in self.embodiment.cameras)
+        return tuple(images[name] for name in sorted(camera.name for camera in self.embodiment.cameras))
 
     def describe(self) -> dict[str, object]:
         """Identity for reports: mapping, size, training, tokens of an action, digest of the weights."""
