@@ -16,7 +16,8 @@ from typing import Any
 
 from actloop.checks.detection import detection
 from actloop.evaluation import CompareConfig, compare
-from actloop.evaluation.comparison import ALL, Comparison
+from actloop.evaluation.cells import ALL
+from actloop.evaluation.comparison import Comparison
 from actloop.evaluation.identity import code_commit, processor
 from actloop.evaluation.progress import ProgressBar
 from actloop.evaluation.statistics import compare_paired, wilson

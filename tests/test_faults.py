@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actloop.contracts import Demonstrator, Disturbable, Observation, Task, World
@@ -74,7 +74,7 @@ def test_a_fault_in_words(text: str, fault: Fault) -> None:
     assert fault_from_dict(text) == fault
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 999)
@@ -89,6 +89,8 @@ def test_every_fault_comes_back_from_its_words(
 ) -> None:
     duration = None if KINDS[kind].on == "world" else duration
     strength = None if KINDS[kind].strength is None else strength
+    if KINDS[kind].late and strength is not None:
+        strength = float(max(1, round(strength)))
     fault = Fault(kind=kind, at=at, duration=duration, strength=strength, patience=patience)
     assert parse_fault(fault.text) == fault
     assert fault_from_dict(fault.to_dict()) == fault
@@ -113,6 +115,8 @@ def test_every_fault_comes_back_from_its_words(
         ("blur@5=much", "expected a number for the strength, got 'much'"),
         ("blur@5=-1", "expected a positive number"),
         ("blur@5=nan", "expected a positive number"),
+        ("delay@5=2.5", "a whole number of ticks, got 2.5"),
+        ("late:front@5", "falls on no single camera or part; leave out 'front'"),
         ("push@5~soon", "ticks of patience, got 'soon'"),
     ],
 )
@@ -188,7 +192,10 @@ def first_difference(one: Sequence[Observation], other: Sequence[Observation]) -
     return next((tick for tick, pair in enumerate(zip(one, other, strict=True)) if not same(*pair)), -1)
 
 
-@pytest.mark.parametrize("text", [f"{kind}@7" for kind, about in KINDS.items() if about.on not in ("world", "action")])
+SENSED = [kind for kind, about in KINDS.items() if about.on in ("camera", "state", "observation")]
+
+
+@pytest.mark.parametrize("text", [f"{kind}@7" for kind in SENSED])
 def test_nothing_differs_from_the_twin_before_the_onset(text: str) -> None:
     twin = watch(exact(), 12, step=0.03)
     world = exact(text + "+3")
@@ -450,3 +457,63 @@ def test_events_come_in_their_order_and_a_grasp_is_lost_when_it_is_made() -> Non
         Disturbed(world, parse_faults(["slip@grap"]))
     with pytest.raises(ContractError, match="no episode is running"):
         Tabletop(image_size=16).happened()
+
+
+# Late, one way and the other
+
+
+def test_a_delayed_observation_is_that_of_so_many_ticks_ago() -> None:
+    twin = watch(exact(), 14, step=0.03)
+    seen = watch(exact("delay@6+5=4"), 14, step=0.03)
+    for tick in range(15):
+        shown = twin[tick - 4] if 6 <= tick < 11 else twin[tick]
+        assert np.array_equal(seen[tick].state, shown.state), tick
+        assert np.array_equal(seen[tick].images["front"], shown.images["front"]), tick
+        assert (seen[tick].tick, seen[tick].time) == (twin[tick].tick, twin[tick].time)
+
+
+def test_what_is_older_than_the_episode_is_its_first_observation() -> None:
+    twin = watch(exact(), 6, step=0.03)
+    seen = watch(exact("delay@2=5"), 6, step=0.03)
+    assert all(np.array_equal(seen[tick].state, twin[0].state) for tick in range(2, 6))
+
+
+def test_a_delay_looks_through_the_faults_before_it() -> None:
+    """What is late is what was sensed then, bias and all."""
+    biased = watch(exact("bias@0"), 10, step=0.03)
+    seen = watch(exact("bias@0", "delay@5=3"), 10, step=0.03)
+    assert all(np.array_equal(seen[tick].state, biased[tick - 3].state) for tick in range(5, 11))
+
+
+def test_late_answers_are_told_and_change_nothing_that_is_sensed() -> None:
+    world = exact("late@4+3=0.2", "late@6=0.1")
+    twin, seen = watch(exact(), 10), watch(world, 10)
+    assert first_difference(seen, twin) == -1
+    assert [round(world.stall(tick), 3) for tick in range(10)] == [0, 0, 0, 0, 0.2, 0.2, 0.3, 0.1, 0.1, 0.1]
+    assert [(one.onset, one.end) for one in world.incidents] == [(4, 7), (6, None)]
+
+
+def test_grain_is_new_in_every_tick_and_the_same_however_often_one_looks() -> None:
+    world = exact("grain@0=0.2")
+    world.reset(STILL, seed=3)
+    one, again = world.observe(), world.observe()
+    assert same(one, again)
+    world.apply(np.zeros(2, dtype=np.float32))
+    clean = exact()
+    clean.reset(STILL, seed=3)
+    noise = one.images["front"].astype(int) - clean.observe().images["front"]
+    assert 10 < noise.std() < 51  # clipped at black and white
+    assert not np.array_equal(world.observe().images["front"], one.images["front"])
+
+
+def test_the_goal_moves_and_the_expert_still_reaches_it() -> None:
+    world = exact("goal@3")
+    world.reset(STILL, seed=3)
+    assert isinstance(world.world, ExactWorld)
+    before = world.world.goal
+    while world.outcome() is None:
+        world.apply(world.demonstrate())
+    assert not np.array_equal(world.world.goal, before)
+    outcome = world.outcome()
+    assert outcome is not None
+    assert outcome.success

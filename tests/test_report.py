@@ -12,7 +12,8 @@ from test_evaluation import config
 
 from actloop.errors import DataError
 from actloop.evaluation import Comparison, answer, compare, load_comparison
-from actloop.evaluation.comparison import ForesightRow, judge
+from actloop.evaluation.cells import ForesightRow
+from actloop.evaluation.judging import judge
 from actloop.evaluation.statistics import Interval
 from actloop.report import charts, sections, write_page
 from actloop.report.markup import svg, tag, text

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 from tyro.extras import SubcommandApp
 
-from actloop.cli import importing, modelling, operating, options
+from actloop.cli import evaluated, foreseen, importing, modelling, operating, options
 from actloop.cli.text import as_json, from_json
 from actloop.errors import ContractError
 
@@ -168,6 +168,11 @@ def compare(
     clock: options.Clock = "virtual",
     execute_horizon: options.ExecuteHorizon = None,
     faults: options.Faults = (),
+    disturb: options.Disturb = (),
+    rescue: options.Rescue = "none",
+    rescue_seconds: options.RescueSeconds = 2.0,
+    rescue_after: options.RescueAfter = None,
+    until_decided: options.UntilDecided = False,
     alpha: options.Alpha = 0.1,
     calibration_episodes: options.CalibrationEpisodes = 20,
     failure_cost: options.FailureCost = None,
@@ -177,7 +182,7 @@ def compare(
     out: options.OutFolder,
     json: options.Json = False,
 ) -> None:
-    """Run policies closed-loop on the same tasks and seeds, and write a report page.
+    """Judge policies on the same episodes; write a report page.
 
     Interrupted, finished episodes are kept; the same command runs what is missing.
     """
@@ -198,6 +203,11 @@ def compare(
         clock=clock,
         execute_horizon=EXECUTE_HORIZON if execute_horizon is None else execute_horizon,
         faults=faults,
+        disturb=disturb,
+        rescue="" if rescue == "none" else rescue,
+        rescue_seconds=rescue_seconds,
+        rescue_after=rescue_after,
+        until_decided=until_decided,
         alpha=alpha,
         calibration_episodes=calibration_episodes,
         failure_cost=failure_cost,
@@ -210,14 +220,14 @@ def compare(
 
 
 def report(run: options.RunArgument, /) -> None:
-    """Write the report page of a run again; also of an interrupted one."""
+    """Write the report page of a run again, finished or not."""
     from actloop.report.page import write_page
 
     print(write_page(run))
 
 
 def demo(*, out: options.OutFolder = Path("runs/demo"), workers: options.Workers = 2) -> None:
-    """Compare the policies that ship, on the tabletop; minutes on two cores."""
+    """Compare the policies that ship, on the tabletop, in minutes."""
     from actloop import presets
     from actloop.cli.compared import run_comparison
 
@@ -326,7 +336,9 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     info,
     train,
     finetune,
+    evaluated.eval_,
     compare,
+    foreseen.foresight,
     report,
     demo,
     prompts,
@@ -340,17 +352,22 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     operating.inspect_,
     fastwam,
     modelling.openvla,
+    modelling.dreamzero,
     operating.loop,
     modelling.ask,
     modelling.report_,
     modelling.convert,
     modelling.statistics,
+    modelling.robot,
 )
 GROUPS: dict[str, tuple[str, tuple[Callable[..., int | None], ...]]] = {
-    "data": ("Look into a dataset, or convert one.", (info, modelling.convert, modelling.statistics)),
+    "data": ("Look into a dataset, or convert one.", (info, modelling.convert, modelling.statistics, modelling.robot)),
     "import": ("Bring released weights into one file.", (importing.fastwam, importing.openvla)),
     "actions": ("Compare action representations.", (modelling.report_,)),
-    "bench": ("Time a model, or the loop, on this machine.", (fastwam, modelling.openvla, operating.loop)),
+    "bench": (
+        "Time a model, or the loop, on this machine.",
+        (fastwam, modelling.openvla, modelling.dreamzero, operating.loop),
+    ),
 }
 
 

@@ -29,8 +29,10 @@ def run_comparison(config: CompareConfig, *, json: bool) -> None:
     print(f"report: {page}")
 
 
-def sources(arms: Iterable[str], world: str) -> dict[str, str]:
+def sources(arms: Iterable[str], world: str, asked: str = "--arms") -> dict[str, str]:
     """Where each arm's policy comes from: `NAME=SOURCE`, or the name of one that ships for this world.
+
+    `asked` is the option that it was asked with, for errors.
 
     Raises:
         UnknownNameError: nothing of that name ships.
@@ -44,10 +46,10 @@ def sources(arms: Iterable[str], world: str) -> dict[str, str]:
     for text in arms:
         name, given, source = text.partition("=")
         if name in found:
-            raise ContractError("--arms", f"names {name!r} twice; give each policy a name of its own")
+            raise ContractError(asked, f"names {name!r} twice; give each policy a name of its own")
         if not given and name not in shipped:
-            raise UnknownNameError(f"--arms, shipped for {world!r}", name, shipped)
+            raise UnknownNameError(f"{asked}, shipped for {world!r}", name, shipped)
         found[name] = source if given else shipped[name]
     if not (found or policies):
-        raise ContractError("--arms", f"no policy ships for {world!r}; name yours, as in --arms mine=FILE")
+        raise ContractError(asked, f"no policy ships for {world!r}; name yours, as in --arms mine=FILE")
     return found or policies

@@ -50,7 +50,7 @@ def calibrate(
     out: options.OutFile,
     json: options.Json = False,
 ) -> None:
-    """Set the thresholds of a stack's checks, for a stated rate of false alarms.
+    """Set the thresholds of a stack's checks from its own episodes.
 
     It runs without the faults; keep these seeds apart from those you judge by.
     """

@@ -335,3 +335,23 @@ ComputeBudget = Annotated[
 ]
 Videos = Annotated[int, arg(metavar="N", help="Episodes to film per policy and task.")]
 Plot = Annotated[Path | None, arg(metavar="FILE", help="Also draw it, as PNG or SVG.", help_behavior_hint="(optional)")]
+RobotData = Annotated[
+    Positional[Path], arg(metavar="DATASET", help="LeRobot v3 dataset of the robot, or a decoded one.")
+]
+RobotLike = Annotated[
+    str, arg(metavar="NAME|FILE", help="Declaration to measure: `droid`, `agibot`, `yam`, or a JSON file.")
+]
+BlockActions = Annotated[int, arg(metavar="N", help="Actions in a block, of the dataset's own body.")]
+FrameTicks = Annotated[int, arg(metavar="N", help="Ticks from one video frame to the next, of the same.")]
+Template = Annotated[str, arg(metavar="TEXT", help="Prompt around {instruction}, of the same.")]
+DreamZeroSize = Annotated[str, arg(metavar="NAME", help="`tiny`, `small`, `5b` or `14b`.")]
+DreamZeroMode = Annotated[
+    str, arg(metavar="MODE", help="As `flash`, `4-steps`, `16-steps+reuse-8`, `released`.", help_behavior_hint="")
+]
+ValueFile = Annotated[
+    str,
+    arg(metavar="FILE", help="Value that ranks outcomes: a file, `shipped` (the world's, if one ships), or `none`."),
+]
+Moments = Annotated[int, arg(metavar="N", help="Moments per episode at which futures are imagined, at most.")]
+Candidates = Annotated[int, arg(metavar="N", help="Chunks tried at each moment, the policy's own among them.")]
+Draws = Annotated[int, arg(metavar="N", help="Imagined futures of the policy's own chunk, from different noise.")]

@@ -1,26 +1,11 @@
-"""The arms of a comparison: what each says that it is, and how long it thinks under each condition.
+"""The arms of a comparison: what each says that it is, and how long its calls take on this machine."""
 
-Subject --describe, measure--> Arm --settle_conditions--> Condition (a profile per arm)
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from actloop.errors import ContractError
-from actloop.evaluation.config import CompareConfig
-from actloop.loop.latency import LatencyProfile, parse_latency, published_latencies
+from actloop.loop.latency import LatencyProfile
 
-PUBLISHED = "published"
-PUBLISHED_BY_VARIANT = {
-    "no-cotrain": "fastwam-5090d",
-    "fast": "fastwam-5090d",
-    "joint": "fastwam-joint-5090d",
-    "idm": "fastwam-idm-5090d",
-    "optional-idm": "fastwam-idm-5090d",
-    "optional-idm, first-frame": "fastwam-5090d",
-    "action-conditioned": "fastwam-5090d",
-}
 PLACES = {
     "no-cotrain": "nowhere",
     "fast": "in training only",
@@ -81,54 +66,6 @@ class Arm:
             identity=plain["identity"],
             measured=LatencyProfile.from_dict(plain["measured"]),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
-    """How long the arms think. The first condition of a comparison is the one that the answer rests on."""
-
-    name: str
-    profiles: Mapping[str, LatencyProfile]
-
-    def latency_ms(self, arm: str) -> float:
-        """The arm's median call, milliseconds."""
-        return 1000 * self.profiles[arm].quantile(0.5)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "profiles": {arm: profile.to_dict() for arm, profile in self.profiles.items()}}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Condition":
-        profiles = {arm: LatencyProfile.from_dict(profile) for arm, profile in plain["profiles"].items()}
-        return cls(name=plain["name"], profiles=profiles)
-
-
-def settle_conditions(config: CompareConfig, arms: Sequence[Arm]) -> list[Condition]:
-    """The main condition, then those of the sweep, each once; on a paused clock the main one alone."""
-    asked = [config.latency] if config.clock == "paused" else [config.latency, *config.sweep]
-    conditions: dict[str, Condition] = {}
-    for text in asked:
-        condition = _condition(text, arms)
-        conditions.setdefault(condition.name, condition)
-    return list(conditions.values())
-
-
-def _condition(text: str, arms: Sequence[Arm]) -> Condition:
-    if text.strip().lower() == PUBLISHED:
-        return Condition(name=PUBLISHED, profiles={arm.name: _published(arm) for arm in arms})
-    profile = parse_latency(text)
-    if isinstance(profile, LatencyProfile):
-        return Condition(name=profile.name, profiles={arm.name: profile for arm in arms})
-    return Condition(name=profile, profiles={arm.name: arm.measured for arm in arms})
-
-
-def _published(arm: Arm) -> LatencyProfile:
-    if arm.variant not in PUBLISHED_BY_VARIANT:
-        known = ", ".join(repr(name) for name in PUBLISHED_BY_VARIANT)
-        what = f"is of the variant {arm.variant!r}" if arm.variant else "does not say of which variant it is"
-        reason = f"{what}; figures were published for {known}. Give a number instead"
-        raise ContractError(f"latency 'published', arm {arm.name!r}", reason)
-    return published_latencies()[PUBLISHED_BY_VARIANT[arm.variant]]
 
 
 def computing(arm: Arm, result: Mapping[str, Any]) -> float:

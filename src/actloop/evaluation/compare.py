@@ -3,41 +3,37 @@
 CompareConfig --settle--> Run (run.json) --units--> workers --records--> episodes.jsonl --judge--> Comparison
 """
 
-import logging
-import multiprocessing
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Task, World, embodiment_to_dict
+from actloop.contracts import Demonstrator, Task, World, embodiment_to_dict
 from actloop.errors import ActloopError, ContractError
-from actloop.evaluation.arms import Arm, settle_conditions
-from actloop.evaluation.comparison import Comparison, judge
+from actloop.evaluation.arms import Arm
+from actloop.evaluation.comparison import Comparison
+from actloop.evaluation.conditions import parse_scenarios, settle_conditions
 from actloop.evaluation.config import CompareConfig
+from actloop.evaluation.deciding import decide
 from actloop.evaluation.film import require_av
 from actloop.evaluation.identity import identity
+from actloop.evaluation.judging import judge
 from actloop.evaluation.progress import Estimate, Progress
 from actloop.evaluation.run import (
     Run,
+    append_episode,
     check_same,
-    episode_line,
     read_episodes,
     read_run,
     unit_of,
     write_episodes,
     write_json,
 )
-from actloop.evaluation.runner import Job, Runner, Unit, calibration_path, setting_of
+from actloop.evaluation.runner import NO_ROOM, Job, Unit, calibration_path, setting_of
 from actloop.evaluation.subjects import Subject, calibrate_source, needs_calibration, open_subject, source_identity
+from actloop.evaluation.working import work
+from actloop.simulation.faults import Disturbed, parse_faults
 from actloop.simulation.registry import make_world, tasks_of
-
-_runner: Runner | None = None  # of a worker process, made by its initializer
 
 
 def compare(config: CompareConfig, progress: Callable[[Progress], None] | None = None) -> Comparison:
@@ -48,29 +44,36 @@ def compare(config: CompareConfig, progress: Callable[[Progress], None] | None =
     Raises:
         RunMismatchError: the folder holds another comparison.
         ContractError: an arm is made for another robot than the world has.
-        ActloopError: a worker process died; what was finished is kept.
+        ActloopError: a worker process died, or the disk is full; what was finished is kept.
     """
     if config.videos:
         require_av()
     run = settle(config)
     done = read_episodes(config.out)
     write_episodes(config.out, done)  # mends a last line that was cut off before anything is appended to it
+    watch = _Decided(run, done)
     finished = {unit_of(record) for record in done}
-    missing = [unit for unit in run.units() if unit not in finished]
-    estimate = Estimate(total=len(run.units()), done=len(done), missing=missing, workers=config.workers)
+    missing = [unit for unit in run.units() if unit not in finished and watch.wants(unit)]
+    estimate = Estimate(total=len(finished) + len(missing), done=len(done), missing=missing, workers=config.workers)
     job = Job(config=config, conditions={item.name: item for item in run.conditions}, main=run.main.name)
     report = progress or (lambda _: None)
     report(estimate.progress())
-    with (config.out / "episodes.jsonl").open("a", encoding="utf-8") as file:
-        for unit, record, seconds in _work(job, missing):
-            file.write(episode_line(record))
-            file.flush()
+    try:
+        for unit, record, seconds in work(job, filter(watch.wants, missing), len(missing)):
+            append_episode(config.out, record)
+            watch.add(record)
             estimate.add(unit, seconds)
             report(estimate.progress())
-    records = read_episodes(config.out)
-    write_episodes(config.out, records)
-    comparison = judge(run, records)
-    write_json(config.out / "results.json", comparison.to_json())
+        records = read_episodes(config.out)
+        comparison = judge(run, records)
+        _leave_out(config.out, [record for record in records if record not in comparison.records])
+        write_episodes(config.out, comparison.records)
+        write_json(config.out / "results.json", comparison.to_json())
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        kept = f"{estimate.done} of {estimate.total} episodes are kept; make room, and run the same again"
+        raise ActloopError(f"{config.out}: cannot be written ({error.strerror}). {kept}") from error
     return comparison
 
 
@@ -98,9 +101,10 @@ def settle(config: CompareConfig) -> Run:
 
 def _new_run(config: CompareConfig, world: World) -> Run:
     tasks = tasks_of(world, config.tasks)
-    arms = []
+    _check_world(config, world)
+    arms, calls = [], False
     for name, source in config.arms.items():
-        subject = open_subject(source, setting_of(config), world)
+        subject = open_subject(source, setting_of(config, config.clock), world)
         if subject.embodiment.identity != world.embodiment.identity:
             body, wanted = world.embodiment.name, subject.embodiment.name
             reason = f"was made for the robot {wanted!r}, the world {config.world!r} has {body!r}"
@@ -112,8 +116,12 @@ def _new_run(config: CompareConfig, world: World) -> Run:
         _check_instructions(name, subject, tasks)
         measured = subject.measure(world.reset(tasks[0], seed=config.seed), tasks[0])
         identity_ = subject.describe()
+        calls = calls or subject.calls
         arms.append(Arm(name=name, source=source, horizon=subject.horizon, identity=identity_, measured=measured))
         subject.close()
+    if config.rescue and config.rescue_after is None and not calls:
+        reason = "no arm asks for a human (a stack with the rung 'human', or with limits, does); say `rescue_after`"
+        raise ContractError("compare.rescue", reason)
     return Run(
         config=config.to_dict(),
         arms=tuple(arms),
@@ -131,11 +139,13 @@ def _calibrate(config: CompareConfig, run: Run) -> None:
         if not needs_calibration(arm.source):
             continue
         for condition in run.conditions:
+            if condition.twin:  # checked by the thresholds of its undisturbed twin
+                continue
             path = config.out / calibration_path(arm.name, condition.name)
             if not path.exists():
                 done = calibrate_source(
                     arm.source,
-                    setting_of(config),
+                    setting_of(config, condition.clock),
                     run.tasks,
                     alpha=config.alpha,
                     episodes=config.calibration_episodes,
@@ -143,6 +153,19 @@ def _calibrate(config: CompareConfig, run: Run) -> None:
                 )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 done.calibration.save(path)
+
+
+def _check_world(config: CompareConfig, world: World) -> None:
+    """That the world has what is to go wrong, and an expert where one is to rescue.
+
+    Raises:
+        UnknownNameError, ContractError: as `Disturbed`.
+    """
+    for faults in [config.faults, *(scenario.faults for scenario in parse_scenarios(config.disturb))]:
+        Disturbed(world, parse_faults(faults))
+    if config.rescue and not isinstance(world, Demonstrator):
+        reason = f"the world {config.world!r} has no scripted expert that could take over"
+        raise ContractError("compare.rescue", reason)
 
 
 def _check_instructions(name: str, subject: Subject, tasks: Sequence[Task]) -> None:
@@ -166,68 +189,33 @@ def _baseline(arms: Sequence[Arm]) -> str:
     return next((arm.name for arm in arms if arm.place == "nowhere"), arms[0].name)
 
 
-Finished = tuple[Unit, dict[str, Any], float]
+def _leave_out(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Remove what was run ahead of the seed that decided: it must not depend on the number of workers."""
+    for record in records:
+        for name in (record["events"], record["video"]):
+            if name:
+                (folder / name).unlink(missing_ok=True)
 
 
-def _work(job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
-    """Finished episodes, in any order. One worker runs here, more in processes of their own."""
-    if job.config.workers > 1 and len(units) > 1:
-        yield from _work_in_processes(job, units)
-        return
-    runner = Runner(job=job)
-    try:
-        for unit in units:
-            start = time.perf_counter()
-            yield unit, runner.run(unit), time.perf_counter() - start
-    finally:
-        runner.close()
+class _Decided:
+    """Whether an episode is still wanted, as far as a run that stops when it is decided has come."""
 
+    def __init__(self, run: Run, records: Sequence[Mapping[str, Any]]) -> None:
+        self._run, self._records = run, list(records)
+        self._asked = bool(run.config.get("until_decided"))
+        self._last: int | None = None
+        self._look()
 
-def _work_in_processes(job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
-    workers = min(job.config.workers, len(units))
-    waiting = iter(units)
-    running: dict[Future[Finished], Unit] = {}
-    with _pool(job, workers) as pool:
-        try:
-            while True:
-                for unit in _take(waiting, 2 * workers - len(running)):  # two per worker, so that none waits for us
-                    running[pool.submit(_run_unit, unit)] = unit
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    unit = running.pop(future)
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise ActloopError(
-                f"a worker process died near {unit} (out of memory, or a crash in native code). "
-                f"What was finished is kept in {job.config.out}; run the same again, perhaps with one worker."
-            ) from error
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take a finished episode into account."""
+        self._records.append(record)
+        if record["condition"] == self._run.main.name:
+            self._look()
 
+    def wants(self, unit: Unit) -> bool:
+        return self._last is None or unit.seed <= self._last
 
-def _take(units: Iterator[Unit], count: int) -> Iterator[Unit]:
-    for _, unit in zip(range(count), units, strict=False):
-        yield unit
-
-
-@contextmanager
-def _pool(job: Job, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes: forked ones would share the locks of threads that torch and the renderer may have running."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(job: Job) -> None:
-    global _runner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer: it lets us finish our episode
-    logging.captureWarnings(True)  # two workers must not write over one progress bar
-    _runner = Runner(job=job)
-
-
-def _run_unit(unit: Unit) -> Finished:
-    assert _runner is not None
-    start = time.perf_counter()
-    return unit, _runner.run(unit), time.perf_counter() - start
+    def _look(self) -> None:
+        if self._asked and self._last is None:
+            decision = decide(self._run, self._records)
+            self._last = decision.last if decision.verdict else None

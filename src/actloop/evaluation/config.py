@@ -12,13 +12,14 @@ OUT/report.html            the page
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from actloop.errors import ActloopError, ContractError
+from actloop.errors import ActloopError, ContractError, UnknownNameError
 from actloop.simulation.faults import parse_faults
 
+LATER = ("disturb", "rescue", "rescue_seconds", "rescue_after", "until_decided")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -40,7 +41,16 @@ class CompareConfig:
     actions run before the next chunk takes over, the loop's default where None. `videos` is the number of episodes
     per arm and task that are filmed. `workers` changes the speed and nothing else.
 
-    `faults` disturb every episode, as `displace@15-30`. Stacks whose checks bring no calibration are calibrated before
+    `faults` disturb every episode, as `displace@15-30`. `disturb` adds, to every latency, the same condition disturbed,
+    one for each `FAULT[,FAULT...]` or `NAME=FAULT[,FAULT...]`, on the same seeds. In place of a latency "paused" stops
+    the world for that condition alone.
+
+    `rescue` "expert" lets the world's expert take over for `rescue_seconds` and hand back, where the ladder asks for a
+    human or limits have stopped the robot for a second; with `rescue_after`, also where somebody who watches would have
+    waited for that share of the time limit. `until_decided` stops after the first seed at which a sequential test has
+    told the two arms apart.
+
+    Stacks whose checks bring no calibration are calibrated before
     the first episode, for each condition, on `calibration_episodes` of each task without faults, so that a share
     `alpha` of the episodes that succeed raises an alarm. `failure_cost` is what a failed episode costs, in seconds of
     computing, and `compute_budget` how many seconds of computing per second of robot time there are: the answer then
@@ -66,6 +76,11 @@ class CompareConfig:
     calibration_episodes: int = 20
     failure_cost: float | None = None
     compute_budget: float | None = None
+    disturb: tuple[str, ...] = ()
+    rescue: Literal["", "expert"] = ""
+    rescue_seconds: float = 2.0
+    rescue_after: float | None = None
+    until_decided: bool = False
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -89,8 +104,22 @@ class CompareConfig:
         if self.calibration_episodes < 1:
             raise ContractError("compare.calibration_episodes", f"expected at least 1, got {self.calibration_episodes}")
         parse_faults(self.faults)
+        self._check_rescue()
+        if self.until_decided and len(self.arms) != 2:
+            reason = f"a sequential test needs two arms, got {len(self.arms)}"
+            raise ContractError("compare.until_decided", reason)
         if self.execute_horizon is not None and self.execute_horizon < 1:
             raise ContractError("compare.execute_horizon", f"expected at least 1, got {self.execute_horizon}")
+
+    def _check_rescue(self) -> None:
+        if self.rescue not in ("", "expert"):
+            raise UnknownNameError("compare.rescue", self.rescue, ("expert",))
+        if not 0 < self.rescue_seconds < float("inf"):
+            raise ContractError("compare.rescue_seconds", f"expected seconds above 0, got {self.rescue_seconds}")
+        if self.rescue_after is not None and not 0 < self.rescue_after < 1:
+            raise ContractError("compare.rescue_after", f"expected a share between 0 and 1, got {self.rescue_after}")
+        if self.rescue_after is not None and not self.rescue:
+            raise ContractError("compare.rescue_after", "says when to rescue, but not who does; ask for a rescue too")
 
     @property
     def seeds(self) -> range:
@@ -101,8 +130,14 @@ class CompareConfig:
         plain = asdict(self)
         for name in ("out", "workers"):
             del plain[name]
+        for name in LATER:  # folders that were begun without them can still be continued
+            if plain[name] == DEFAULTS[name]:
+                del plain[name]
         normal: dict[str, object] = json.loads(json.dumps(plain, default=str))
         return normal
+
+
+DEFAULTS = {field.name: field.default for field in fields(CompareConfig)}
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object], path: str = "") -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from actloop.contracts import Task
 from actloop.errors import DataError
-from actloop.evaluation.arms import Arm, Condition
+from actloop.evaluation.arms import Arm
+from actloop.evaluation.conditions import Condition
 from actloop.evaluation.config import CompareConfig, RunMismatchError, differences
 from actloop.evaluation.runner import Unit
 
@@ -63,7 +64,7 @@ class Run:
             config=plain["config"],
             arms=tuple(Arm.from_dict(arm) for arm in plain["arms"]),
             tasks=tuple(Task(**task) for task in plain["tasks"]),
-            conditions=tuple(Condition.from_dict(condition) for condition in plain["conditions"]),
+            conditions=tuple(Condition.from_dict(condition, plain["config"]) for condition in plain["conditions"]),
             baseline=plain["baseline"],
             embodiment=plain["embodiment"],
             identity=plain["identity"],
@@ -147,6 +148,14 @@ def write_episodes(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(episode_line(record) for record in records), encoding="utf-8")
     partial.replace(path)
+
+
+def append_episode(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add a finished episode at once; where there is no room for it, what was there before stays readable."""
+    with (folder / "episodes.jsonl").open("ab", buffering=0) as file:
+        rest = memoryview(episode_line(record).encode())
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 def episode_line(record: Mapping[str, Any]) -> str:

@@ -1,23 +1,29 @@
 """Runs one episode of a comparison in this process: one world, one policy per arm, kept between episodes."""
 
+import errno
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Outcome, World
-from actloop.evaluation.arms import Condition
+from actloop.contracts import Outcome, Task, World
+from actloop.evaluation.conditions import ClockKind, Condition
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.film import Film, write_video
 from actloop.evaluation.subjects import STACK, Setting, Subject, open_subject
+from actloop.evaluation.watching import Told, Watch, rescuer_of
 from actloop.loop.config import LoopConfig
-from actloop.loop.events import EventLog
+from actloop.loop.events import EventLog, Subscriber
+from actloop.loop.ladder import Handover
 from actloop.loop.result import EpisodeResult
 from actloop.simulation.faults import Disturbed, parse_faults
 from actloop.simulation.registry import find_task, make_world
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 DECIMALS = 6  # microseconds
+STOPPED = 1.0  # seconds for which limits stop a robot before its rescuer is called
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -60,6 +66,8 @@ class Runner:
         try:
             record = self._run(unit)
         except Exception as error:  # a crash is a failure of that episode, not the end of the comparison
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise  # nor of any other: it was the disk
             record = _crashed(self.job, unit, error)
         if record["result"]["error"]:
             self.close()
@@ -75,21 +83,26 @@ class Runner:
             world.close()
 
     def _run(self, unit: Unit) -> dict[str, Any]:
-        config = self.job.config
+        config, condition = self.job.config, self.job.conditions[unit.condition]
         world, subject = self._world(), self._subject(unit)
-        disturbed = Disturbed(world, parse_faults(config.faults)) if config.faults else None
+        task = find_task(world, unit.task)
+        disturbed = Disturbed(world, parse_faults(condition.faults)) if condition.faults else None
         filmed = self.job.filmed(unit)
-        film = Film()
+        film, watch = Film(), Watch(disturbed or world)
         with EventLog(config.out / unit.path) as log:
+            told: tuple[Subscriber, ...] = (watch, log, film) if filmed else (watch, log)
             result = subject.run(
                 disturbed or world,
-                find_task(world, unit.task),
+                task,
                 seed=unit.seed,
-                latency=self.job.conditions[unit.condition].profiles[unit.arm],
-                loop=_loop_config(config, filmed=filmed),
-                subscribers=(log, film) if filmed else (log,),
+                latency=condition.profiles[unit.arm],
+                loop=_loop_config(config, task, world.embodiment.period, filmed=filmed),
+                rescuer=rescuer_of(world) if config.rescue else None,
+                stall=None if disturbed is None else disturbed.stall,
+                subscribers=told if disturbed is None else (Told(disturbed, told),),
             )
         record = _record(unit, result)
+        record["watched"] = watch.to_dict()
         if disturbed is not None:
             record["incidents"] = [incident.to_dict() for incident in disturbed.incidents]
         if filmed and film.seen:
@@ -106,23 +119,24 @@ class Runner:
         return self.world
 
     def _subject(self, unit: Unit) -> Subject:
-        """A policy is opened once, a stack once for each condition: its calibration holds for one latency."""
+        """A policy is opened once for a clock, a stack once for each latency: its calibration holds for that one."""
         config, source = self.job.config, self.job.config.arms[unit.arm]
-        key = (unit.arm, unit.condition if source.endswith(STACK) else "")
+        condition = self.job.conditions[unit.condition]
+        key = (unit.arm, condition.timing if source.endswith(STACK) else condition.clock)
         if key not in self.subjects:
-            path = config.out / calibration_path(unit.arm, unit.condition)
+            path = config.out / calibration_path(unit.arm, condition.timing)
             self.subjects[key] = open_subject(
                 source,
-                setting_of(config),
+                setting_of(config, condition.clock),
                 self._world(),
-                latency=self.job.conditions[unit.condition].profiles[unit.arm],
+                latency=condition.profiles[unit.arm],
                 calibration=path if path.exists() else None,
             )
         return self.subjects[key]
 
 
-def setting_of(config: CompareConfig) -> Setting:
-    return Setting(world=config.world, options=config.world_options, clock=config.clock)
+def setting_of(config: CompareConfig, clock: ClockKind) -> Setting:
+    return Setting(world=config.world, options=config.world_options, clock=clock)
 
 
 def calibration_path(arm: str, condition: str) -> Path:
@@ -135,9 +149,16 @@ def file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._+-" else "_" for letter in name)
 
 
-def _loop_config(config: CompareConfig, *, filmed: bool) -> LoopConfig:
+def _loop_config(config: CompareConfig, task: Task, period: float, *, filmed: bool) -> LoopConfig:
     """Recorders change no command: only the filmed episodes pay for rendering every tick and for imagining."""
-    loop = LoopConfig(imagine=filmed, observe_every=1 if filmed else 0)
+    handover = Handover()
+    if config.rescue:
+        handover = Handover(
+            ticks=max(1, round(config.rescue_seconds / period)),
+            overdue=math.inf if config.rescue_after is None else config.rescue_after * task.time_limit,
+            stopped=max(1, round(STOPPED / period)),
+        )
+    loop = LoopConfig(imagine=filmed, observe_every=1 if filmed else 0, handover=handover)
     return loop if config.execute_horizon is None else replace(loop, execute_horizon=config.execute_horizon)
 
 
@@ -164,7 +185,7 @@ def _crashed(job: Job, unit: Unit, error: Exception) -> dict[str, Any]:
         task=unit.task,
         seed=unit.seed,
         outcome=Outcome(success=False, reason="crashed", time=0.0),
-        clock=job.config.clock,
+        clock=job.conditions[unit.condition].clock,
         latency=job.conditions[unit.condition].profiles[unit.arm].name,
         period=0.0,
         horizon=0,

@@ -5,14 +5,15 @@ source --open_subject--> Subject --run(world, task, seed, latency)--> EpisodeRes
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from actloop.checks.conformal import TooFewEpisodes
-from actloop.contracts import Embodiment, Observation, Policy, Task, World
+from actloop.contracts import Action, Embodiment, Observation, Policy, Task, World
 from actloop.errors import ContractError
+from actloop.evaluation.conditions import ClockKind
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import Subscriber
@@ -28,7 +29,6 @@ from actloop.stack.sources import open_policy, source_of, variant_of
 
 STACK = ".toml"
 CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compares on those
-ClockKind = Literal["virtual", "paused"]
 
 
 @runtime_checkable
@@ -40,6 +40,11 @@ class Subject(Protocol):
 
     @property
     def horizon(self) -> int: ...
+
+    @property
+    def calls(self) -> bool:
+        """Whether it may ask for a human by itself."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """What it is, for the report and to tell whether a run may be continued."""
@@ -61,7 +66,9 @@ class Subject(Protocol):
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        subscribers: Sequence[Subscriber],
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
+        subscribers: Sequence[Subscriber] = (),
     ) -> EpisodeResult: ...
 
     def close(self) -> None: ...
@@ -80,6 +87,10 @@ class PolicySubject:
     @property
     def horizon(self) -> int:
         return self._policy.horizon
+
+    @property
+    def calls(self) -> bool:
+        return False
 
     def describe(self) -> dict[str, Any]:
         describe = getattr(self._policy, "describe", None)
@@ -100,7 +111,9 @@ class PolicySubject:
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        subscribers: Sequence[Subscriber],
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
+        subscribers: Sequence[Subscriber] = (),
     ) -> EpisodeResult:
         with one_thread():
             return run_episode(
@@ -111,6 +124,8 @@ class PolicySubject:
                 latency=latency,
                 config=loop,
                 clock="paused" if self._clock == "paused" else None,
+                rescuer=rescuer,
+                stall=stall,
                 subscribers=subscribers,
             )
 
@@ -132,6 +147,11 @@ class StackSubject:
     def horizon(self) -> int:
         return self._opened.horizon
 
+    @property
+    def calls(self) -> bool:
+        loop = self._opened.loop
+        return "human" in loop.ladder.rungs or loop.limits is not None
+
     def describe(self) -> dict[str, Any]:
         stack = self._opened.stack
         return variant_of(stack.action.model) | stack_identity(stack)
@@ -150,11 +170,17 @@ class StackSubject:
         seed: int,
         latency: LatencyProfile,
         loop: LoopConfig,
-        subscribers: Sequence[Subscriber],
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
+        subscribers: Sequence[Subscriber] = (),
     ) -> EpisodeResult:
         own = self._opened.loop
-        config = replace(own, imagine=own.imagine or loop.imagine, observe_every=loop.observe_every)
-        return self._opened.run(task, seed=seed, world=world, config=config, subscribers=subscribers)
+        config = replace(
+            own, imagine=own.imagine or loop.imagine, observe_every=loop.observe_every, handover=loop.handover
+        )
+        return self._opened.run(
+            task, seed=seed, world=world, config=config, rescuer=rescuer, stall=stall, subscribers=subscribers
+        )
 
     def close(self) -> None:
         self._opened.close()

@@ -8,9 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from actloop.evaluation.answer import answer, condition_title
-from actloop.evaluation.comparison import ALL, Cell, Comparison, Spread
-from actloop.evaluation.statistics import Interval
+from actloop.evaluation.answer import answer
+from actloop.evaluation.cells import ALL, Cell, Spread
+from actloop.evaluation.comparison import Comparison
+from actloop.evaluation.statistics import Curve, Interval
+from actloop.evaluation.wording import condition_title
 
 
 def format_table(comparison: Comparison) -> RenderableType:
@@ -20,7 +22,13 @@ def format_table(comparison: Comparison) -> RenderableType:
     """
     said = answer(comparison)
     shown: list[RenderableType] = [Text(said.headline, style="bold"), Text()]
-    for table in (_arms(comparison), _groups(comparison), _conditions(comparison)):
+    for table in (
+        _arms(comparison),
+        _groups(comparison),
+        _conditions(comparison),
+        _disturbed(comparison),
+        _interventions(comparison),
+    ):
         if table is not None:
             title, table.title = str(table.title), None  # rich wraps a title to the width of its table
             shown += [Text(title), table]
@@ -39,9 +47,7 @@ def _arms(comparison: Comparison) -> Table:
         "cost\ns/s",
     ]
     speaks = [arm for arm in run.arms if not math.isnan(arm.tokens_per_action)]
-    table = _table(
-        f"Under {condition_title(run.main, run.config['clock'])}", heads=heads + ["tokens\nper act."] * bool(speaks)
-    )
+    table = _table(f"Under {condition_title(run.main)}", heads=heads + ["tokens\nper act."] * bool(speaks))
     for arm in run.arms:
         cell = comparison.cell(arm.name, run.main.name)
         numbers = _numbers(cell) if cell is not None and cell.episodes else ["-"] * len(heads)
@@ -73,15 +79,61 @@ def _groups(comparison: Comparison) -> Table | None:
 
 def _conditions(comparison: Comparison) -> Table | None:
     run = comparison.run
-    if len(run.conditions) == 1:
+    timings = [condition for condition in run.conditions if not condition.twin]
+    if len(timings) == 1:
         return None
-    table = _table("Success against latency", heads=[condition.name for condition in run.conditions])
+    table = _table("Success against latency", heads=[condition.label for condition in timings])
     for scope in [ALL, *(f"group:{group}" for group in comparison.groups if group == "timing")]:
         for arm in run.arms:
             label = arm.name if scope == ALL else f"{arm.name}, timing"
-            cells = [comparison.cell(arm.name, condition.name, scope) for condition in run.conditions]
+            cells = [comparison.cell(arm.name, condition.name, scope) for condition in timings]
             table.add_row(label, *(_success(cell) for cell in cells))
         table.add_section()
+    return table
+
+
+def _disturbed(comparison: Comparison) -> Table | None:
+    """Each arm under each disturbed condition, against its undisturbed twin."""
+    if not comparison.recoveries:
+        return None
+    heads = ["arm", "hit", "twin", "success\n95 %", "diff.", "reacts\ns", "recovers\ns"]
+    title = "Disturbed, against undisturbed on the same seeds (medians of seconds)"
+    table = _table(title, heads=heads, first="condition")
+    labels = {condition.name: condition.label for condition in comparison.run.conditions}
+    for item in comparison.recoveries:
+        twin = comparison.cell(item.arm, item.twin)
+        table.add_row(
+            labels[item.condition],
+            item.arm,
+            f"{item.happened}/{item.episodes}",
+            "-" if twin is None else _percent(twin.success.value),
+            f"{_percent(item.success.value)} {_range(item.success)}" if item.happened else "-",
+            _difference(item.against_twin.difference.value),
+            _median(item.reaction),
+            _median(item.recovery),
+        )
+    return table
+
+
+def _interventions(comparison: Comparison) -> Table | None:
+    """How often a person was called, and what was done with and without."""
+    if not comparison.interventions:
+        return None
+    heads = ["arm", "helped", "per hour\n95 %", "between\ns", "alone", "with\nhelp"]
+    table = _table("Interventions", heads=heads, first="condition")
+    labels = {condition.name: condition.label for condition in comparison.run.conditions}
+    for item in comparison.interventions:
+        rate = item.rate
+        often = "-" if rate is None else f"{rate.per_hour.value:.0f} {rate.per_hour.low:.0f}-{rate.per_hour.high:.0f}"
+        table.add_row(
+            labels[item.condition],
+            item.arm,
+            f"{item.helped}/{item.episodes}",
+            often,
+            "-" if rate is None else _time(rate.between.value),
+            _percent(item.alone.value),
+            _percent(item.together.value),
+        )
     return table
 
 
@@ -94,9 +146,9 @@ def _reasons(paragraphs: Sequence[tuple[str, str]]) -> RenderableType:
     return grid
 
 
-def _table(title: str, *, heads: Sequence[str]) -> Table:
+def _table(title: str, *, heads: Sequence[str], first: str = "arm") -> Table:
     table = Table(title=title, header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("arm", style="bold", no_wrap=True)
+    table.add_column(first, style="bold", no_wrap=True)
     for head in heads:
         table.add_column(head, justify="right", no_wrap="/" in head)  # three numbers cut short say nothing
     return table
@@ -122,3 +174,15 @@ def _number(value: float, digits: int) -> str:
 
 def _spread(spread: Spread, count: int) -> str:
     return "/".join(_number(value, 0) for value in (spread.p50, spread.p95, spread.p99)[:count])
+
+
+def _difference(points: float) -> str:
+    return "-" if math.isnan(points) else f"{100 * points:+.0f}"
+
+
+def _median(curve: Curve | None) -> str:
+    return "-" if curve is None else _time(curve.median.value)
+
+
+def _time(seconds: float) -> str:
+    return "never" if math.isinf(seconds) else _number(seconds, 1)

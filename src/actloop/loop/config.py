@@ -13,7 +13,7 @@ from actloop.loop.clock import VirtualClock
 from actloop.loop.governor import Limits
 from actloop.loop.inference import Charged, Inference, Live
 from actloop.loop.joining import Join
-from actloop.loop.ladder import LadderConfig
+from actloop.loop.ladder import Handover, LadderConfig
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.layers import Actor
 from actloop.loop.modules import PolicyModule
@@ -38,6 +38,7 @@ class LoopConfig:
         stretch: the slowest pace at which the rest of a plan is followed while an answer is late; 1 for no slower.
         check_every: ticks between two looks of the check layer.
         ladder: what an alarm leads to.
+        handover: what becomes of the robot where a person is called.
         budget: what thinking may cost.
         candidates: chunks to choose among, at most, where the ladder chooses.
         subtask_every: seconds between two questions to the semantic layer; 0 for only at the start and when the
@@ -61,6 +62,7 @@ class LoopConfig:
     stretch: float = 1.0
     check_every: int = 2
     ladder: LadderConfig = field(default_factory=LadderConfig)
+    handover: Handover = field(default_factory=Handover)
     budget: Budget = field(default_factory=Budget)
     candidates: int = 8
     subtask_every: float = 0.0
@@ -96,6 +98,8 @@ class LoopConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, read back by `from_dict`; infinite numbers are null."""
         finite: dict[str, Any] = _finite({field.name: getattr(self, field.name) for field in fields(self)})
+        if self.handover == Handover():  # logs of loops that call nobody stay as they were
+            del finite["handover"]
         return finite
 
     @classmethod
@@ -112,9 +116,12 @@ class LoopConfig:
             ladder, limits = values.pop("ladder", {}), values.pop("limits", None)
             budget = dict(values.pop("budget", {}))
             budget["total"] = math.inf if budget.get("total") is None else budget["total"]
+            handover = dict(values.pop("handover", {}))
+            handover["overdue"] = math.inf if handover.get("overdue") is None else handover["overdue"]
             return cls(
                 join=Join(**values.pop("join", {})),
                 ladder=LadderConfig(**{**ladder, "rungs": tuple(ladder.get("rungs", LadderConfig().rungs))}),
+                handover=Handover(**handover),
                 budget=Budget(**budget),
                 limits=None if limits is None else Limits.from_dict(limits),
                 **values,
@@ -126,7 +133,7 @@ class LoopConfig:
 def _finite(value: Any) -> Any:
     if isinstance(value, Limits):
         return value.to_dict()
-    if isinstance(value, Join | LadderConfig | Budget):
+    if isinstance(value, Join | LadderConfig | Budget | Handover):
         return {field.name: _finite(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(name): _finite(item) for name, item in value.items()}

@@ -68,6 +68,9 @@ class Controller:
     _wants_subtask: bool
     _postponed: bool
     _now: float
+    _back_at: int | None  # tick at which a person who has the robot hands it back
+    _watched: float  # when somebody who watches began to wait for success
+    _stopped: int  # ticks in a row for which limits have stopped the robot
 
     def __init__(
         self,
@@ -193,6 +196,8 @@ class Controller:
         return Received(accepted=True, delay=delay)
 
     def _climb(self, cause: str, tick: int, *, seen: int) -> tuple[tuple[Step, ...], tuple[Refusal, ...]]:
+        if self._back_at is not None:
+            return (), ()
         before = self._ladder.rung
         tried = self._ladder.alarm(tick, self._unaffordable, self._rung_delay)
         refusals = tuple(
@@ -202,10 +207,10 @@ class Controller:
             return (), refusals
         rung = tried[-1][0]
         self.counts["rung " + rung] += 1
-        self._take(rung, seen)
+        self._take(rung, seen, tick)
         return (Step(rung=rung, before=before, cause=cause),), refusals
 
-    def _take(self, rung: Rung, seen: int) -> None:
+    def _take(self, rung: Rung, seen: int, tick: int) -> None:
         """Do what a rung means; `seen` is the tick of the observation that raised the alarm."""
         if rung in ("replan", "hold"):  # to hold, so as to have a plan from what is seen now once it is left
             thinking = self.schedule.open
@@ -218,7 +223,40 @@ class Controller:
         elif rung == "ask":
             self._wants_subtask = True
         elif rung == "human":
+            self._hand_over(tick)
+
+    def _hand_over(self, tick: int) -> None:
+        """A person has the robot from now on; nothing that was thought before holds when they hand it back."""
+        if not self._config.handover.ticks:
             self._outcome = Outcome(success=False, reason="asked for a human", time=0.0)
+            return
+        self._back_at = tick + self._config.handover.ticks
+        self.schedule.give_up()
+        self.schedule.cut()
+        self.schedule.part()
+        self._demand = None
+        self._demanded.clear()
+        self._open = {asked: since for asked, since in self._open.items() if asked.layer not in ("action", "foresight")}
+
+    def _watch(self, tick: int, now: float) -> list[Step]:
+        """Whether a person steps in, or hands back."""
+        handover, before = self._config.handover, self.rung
+        if self._back_at is not None:
+            if tick < self._back_at:
+                return []
+            self._back_at, self._watched, self._stopped = None, now, 0
+            self._ladder.reset()
+            return [Step(rung=CONTINUE, before=before, cause="handed back")]
+        cause = ""
+        if handover.stopped and self._stopped >= handover.stopped:
+            cause = "limits"
+        elif now - self._watched >= handover.overdue - 1e-9:
+            cause = "overdue"
+        if not cause or self._outcome is not None:
+            return []
+        self.counts["rung human"] += 1
+        self._hand_over(tick)
+        return [Step(rung="human", before=before, cause=cause)]
 
     def _unaffordable(self, rung: Rung) -> str:
         if rung in ("slow", "hold", "human"):
@@ -240,7 +278,10 @@ class Controller:
         self._now = now
         refusals: list[Refusal] = []
         asks: list[Ask] = []
-        steps = []
+        steps = self._watch(tick, now)
+        if self._back_at is not None:
+            self._time_out(now)
+            return asks, refusals, steps
         before = self._ladder.rung
         if self._ladder.calmed(tick):
             steps.append(Step(rung=CONTINUE, before=before, cause="calm"))
@@ -367,7 +408,11 @@ class Controller:
     def command(self, obs: Observation | None, tick: int) -> Command:
         """The command of `tick`."""
         pace = min(self._ladder.pace, self._stretched(tick))
-        return self.schedule.command(obs, tick, pace=pace, hold=self._ladder.rung == "hold")
+        hold = self._ladder.rung == "hold"
+        command = self.schedule.command(obs, tick, pace=pace, hold=hold, aside=self.handed_over)
+        is_stopped = bool(command.reasons) and not command.hold and command.pace <= 0
+        self._stopped = self._stopped + 1 if is_stopped else 0
+        return command
 
     def sent(self, action: Action) -> None:
         """What the world says was really sent."""
@@ -394,9 +439,14 @@ class Controller:
         return self._outcome
 
     @property
+    def handed_over(self) -> bool:
+        """Whether a person has the robot now."""
+        return self._back_at is not None
+
+    @property
     def rung(self) -> str:
         """Of the ladder, the one in force."""
-        return self._ladder.rung
+        return "human" if self.handed_over else self._ladder.rung
 
     @property
     def computed(self) -> Mapping[Layer, float]:
@@ -418,7 +468,8 @@ class Controller:
         self._infeasible = ""
         self._accepted, self._agreed, self._next_check = 0, -1, 0
         self._wants_subtask = self._postponed = False
-        self._now = 0.0
+        self._now = self._watched = 0.0
+        self._back_at, self._stopped = None, 0
 
     def _agrees(self, tick: int) -> bool:
         """Whether a check saw the plan in force hold, lately enough."""

@@ -10,7 +10,7 @@ import math
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +63,8 @@ def run_episode(
     inference: Inference | None = None,
     layers: Mapping[Layer, Inference] | None = None,
     residual: Residual | None = None,
+    rescuer: Callable[[], Action] | None = None,
+    stall: Callable[[int], float] | None = None,
     subscribers: Sequence[Subscriber] = (),
     episode: int = 0,
 ) -> EpisodeResult:
@@ -83,6 +85,8 @@ def run_episode(
         inference: where `policy` runs, if not as the clock suggests; left open for the next episode.
         layers: further ones: `check`, `foresight`, `semantic`; left open too.
         residual: corrects every action with the newest observation.
+        rescuer: what a person who was called would send now, such as a world's `demonstrate`.
+        stall: seconds that the answer to a question of that tick for a plan is late besides, for tests.
         subscribers: told every event, in order.
         episode: the number that events carry.
 
@@ -102,9 +106,11 @@ def run_episode(
         if layer == "action" or layer not in LAYERS:
             raise ContractError(f"layers.{layer}", f"expected one of {', '.join(LAYERS[1:])}")
         check_timed(ticks, further, paused=clock == "paused")
-    asked = Layers({"action": runs, **(layers or {})})
+    if config.handover.ticks and rescuer is None:
+        raise ContractError("loop.handover", "hands the robot over, but to whom? give a rescuer, or 0 ticks")
+    asked = Layers({"action": runs, **(layers or {})}, stall)
     begun = time.perf_counter()
-    run = _Run(world, policy, task, seed, config, ticks, asked, subscribers, episode, residual)
+    run = _Run(world, policy, task, seed, config, ticks, asked, subscribers, episode, residual, rescuer)
     stopped = True
     try:
         with undisturbed() if clock_name(ticks, runs) == "wall" else nullcontext():
@@ -133,8 +139,10 @@ class _Run:
         subscribers: Sequence[Subscriber],
         episode: int,
         residual: Residual | None,
+        rescuer: Callable[[], Action] | None,
     ) -> None:
         self._world, self._task, self._seed, self._config = world, task, seed, config
+        self._rescuer = rescuer
         self._residual = "" if residual is None else getattr(residual, "__qualname__", type(residual).__name__)
         self._clock, self._layers = clock, layers
         action = layers.inferences["action"]
@@ -239,8 +247,11 @@ class _Run:
             return replace(self._controller.outcome, time=self._elapsed(tick))
         obs = self._observe(tick) if self._schedule.needs_observation else self._observation
         command = self._controller.command(obs, tick)
+        action = command.action
+        if self._rescuer is not None and self._controller.handed_over:
+            action = self._rescuer()
         at = self._now()
-        sent = np.asarray(self._world.apply(command.action), dtype=np.float32)
+        sent = np.asarray(self._world.apply(action), dtype=np.float32)
         self._controller.sent(sent)
         self._memory.sent.append(sent)
         self._count(command, sent, obs, tick, at)

@@ -200,6 +200,19 @@ class Ticked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Incident(Event):
+    """Something that was made to go wrong shows from `tick` on, or does not any more: `phase` `begins` or `ends`.
+
+    The loop knows nothing of it; whoever disturbs the world tells it to the log.
+    """
+
+    kind: ClassVar[str] = "incident"
+
+    fault: str
+    phase: Literal["begins", "ends"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeEnded(Event):
     """The episode is over; `observation` is the last one, if the world could still give it.
 

@@ -8,6 +8,7 @@ continue -> slow -> replan -> choose -> ask -> hold -> human
             `-- follow the plan slower
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +47,28 @@ class LadderConfig:
                 raise ContractError(f"ladder.{name}", f"expected at least {least} ticks, got {value}")
         if not 0 < self.pace <= 1:
             raise ContractError("ladder.pace", f"expected above 0 and at most 1, got {self.pace}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """When a person is called besides by the ladder, and for how long they then have the robot.
+
+    Attributes:
+        ticks: until they hand it back; 0: the episode ends where one is called.
+        overdue: seconds, since the start or the last time, after which somebody who watches steps in.
+        stopped: ticks in a row for which limits may stop the robot before one is called; 0 for any number.
+    """
+
+    ticks: int = 0
+    overdue: float = math.inf
+    stopped: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("ticks", "stopped"):
+            if getattr(self, name) < 0:
+                raise ContractError(f"handover.{name}", f"expected at least 0 ticks, got {getattr(self, name)}")
+        if not self.overdue > 0:
+            raise ContractError("handover.overdue", f"expected seconds above 0, got {self.overdue}")
 
 
 class Ladder:

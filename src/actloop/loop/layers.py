@@ -4,18 +4,19 @@ Layers --submit / poll--> one `Inference` per layer;  Memory --evidence--> what 
 """
 
 import math
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from actloop.checks.evidence import Evidence, Overtaken
 from actloop.contracts import Action, Embodiment, Observation, Prediction
-from actloop.loop.inference import Inference, Reply
+from actloop.loop.inference import SLACK, Inference, Reply
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.questions import LAYERS, Layer, Question, Ticket
 
+PLANS: tuple[Layer, ...] = ("action", "foresight")
 WARM_UP_TIMEOUT = 600.0  # seconds; compiling a large model takes minutes
 
 
@@ -33,10 +34,12 @@ class Actor(Protocol):
 
 
 class Layers:
-    """Asks each layer where it runs."""
+    """Asks each layer where it runs. `stall` says how many seconds later a plan asked for in a tick comes."""
 
-    def __init__(self, inferences: Mapping[Layer, Inference]) -> None:
+    def __init__(self, inferences: Mapping[Layer, Inference], stall: Callable[[int], float] | None = None) -> None:
         self.inferences = {layer: inferences[layer] for layer in LAYERS if layer in inferences}
+        self._stall = stall
+        self._stalled: list[Reply] = []
 
     @property
     def declared(self) -> dict[Layer, LatencyProfile | None]:
@@ -50,6 +53,7 @@ class Layers:
 
     def start(self, instruction: str, seeds: Mapping[Layer, int]) -> None:
         """Begin an episode in every layer."""
+        self._stalled.clear()
         for layer, inference in self.inferences.items():
             inference.start(instruction, seed=seeds[layer])
 
@@ -59,7 +63,19 @@ class Layers:
     def poll(self, now: float) -> list[Reply]:
         """Every reply that is due, layer by layer: checks are heard before the plan that they looked at is replaced."""
         order: tuple[Layer, ...] = ("check", "semantic", "foresight", "action")
-        return [reply for layer in order if layer in self.inferences for reply in self.inferences[layer].poll(now)]
+        replies = [reply for layer in order if layer in self.inferences for reply in self.inferences[layer].poll(now)]
+        return replies if self._stall is None else self._delayed(replies, self._stall, now)
+
+    def _delayed(self, replies: list[Reply], stall: Callable[[int], float], now: float) -> list[Reply]:
+        """Those of `replies` and of the ones kept back before that are due, plans after the others."""
+        others = [reply for reply in replies if reply.ticket.layer not in PLANS]
+        for reply in replies:
+            if reply.ticket.layer in PLANS:
+                late = stall(reply.ticket.tick)
+                self._stalled.append(replace(reply, due=reply.due + late, latency=reply.latency + late))
+        due = [reply for reply in self._stalled if reply.due <= now + SLACK]
+        self._stalled = [reply for reply in self._stalled if reply.due > now + SLACK]
+        return others + sorted(due, key=lambda reply: reply.due)
 
     def warm_up(self, observation: Observation, instruction: str, seeds: Mapping[Layer, int], times: int) -> None:
         """Ask every layer, and throw the answers away: no tick of the episode meets a cold start.

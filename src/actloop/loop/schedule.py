@@ -234,10 +234,13 @@ class Schedule:
 
     # acting
 
-    def command(self, obs: Observation | None, tick: int, *, pace: float = 1.0, hold: bool = False) -> Command:
+    def command(
+        self, obs: Observation | None, tick: int, *, pace: float = 1.0, hold: bool = False, aside: bool = False
+    ) -> Command:
         """The command of `tick`: the next fresh action, or the body's own hold.
 
-        `obs` is needed only while `needs_observation`. `pace` below 1 follows the plan slower, `hold` not at all.
+        `obs` is needed only while `needs_observation`. `pace` below 1 follows the plan slower, `hold` not at all;
+        nor does `aside`: somebody else has the robot, whatever the plan has left.
 
         Raises:
             ContractError: it is not the turn of `tick`, or a first hold came without an observation.
@@ -246,7 +249,7 @@ class Schedule:
         if self._pending is not None:
             raise ContractError("schedule.command", f"tick {tick} already has one; report it with sent() first")
         self._added = self._nothing
-        plan, why = self._plan, self._why_hold(told=hold)
+        plan, why = self._plan, TOLD if aside else self._why_hold(told=hold)
         state = None if obs is None else obs.state
         if why or plan is None:
             held = self._hold(obs, tick)

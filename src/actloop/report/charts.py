@@ -6,7 +6,8 @@ An arm keeps one colour (class `a0`, `a1`, ...) and one shape through all drawin
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from actloop.evaluation.comparison import Comparison, ForesightRow
+from actloop.evaluation.cells import ForesightRow
+from actloop.evaluation.comparison import Comparison
 from actloop.evaluation.statistics import Interval
 from actloop.report.markup import label, line, svg, tag
 
@@ -14,7 +15,7 @@ PANEL = (350, 240)
 MARGIN = (44, 14, 12, 40)  # left, top, right, bottom
 COLOURS = 6
 Naming = Callable[[float], str]
-Point = tuple[float, Interval, bool]  # x, success, whether it is the main condition
+Point = tuple[float, Interval, bool, bool]  # x, success, whether it is the main condition, whether it is paused
 
 
 def arm_class(comparison: Comparison, arm: str) -> str:
@@ -55,26 +56,28 @@ def success_against_latency(comparison: Comparison, scope: str, title: str) -> s
         points = []
         for condition in comparison.run.conditions:
             cell = comparison.cell(arm.name, condition.name, scope)
-            if cell is not None and cell.episodes:
+            if cell is not None and cell.episodes and not condition.twin:
                 is_main = condition.name == comparison.run.main.name
-                points.append((condition.latency_ms(arm.name), cell.success, is_main))
+                paused = condition.clock == "paused"
+                points.append((0.0 if paused else condition.latency_ms(arm.name), cell.success, is_main, paused))
         series[arm.name] = sorted(points, key=lambda point: point[0])
     widest = max((point[0] for points in series.values() for point in points), default=0.0)
-    frame = _Frame(x_top=_ceiling(widest), y_low=0.0, y_high=1.0)
+    frame = Frame(x_top=ceiling(widest), y_low=0.0, y_high=1.0)
     parts = [frame.grid_y([0, 0.25, 0.5, 0.75, 1], lambda value: f"{100 * value:.0f} %"), frame.grid_x("latency, ms")]
     for index, (name, points) in enumerate(series.items()):
         shift = 4.0 * (index - (len(series) - 1) / 2)
         parts.append(tag("g", *_curve(frame, points, index, shift), class_=arm_class(comparison, name)))
-    return _panel(title, svg(*PANEL, *parts, label=f"Success against latency, {title}"))
+    return panel(title, svg(*PANEL, *parts, label=f"Success against latency, {title}"))
 
 
-def _curve(frame: "_Frame", points: Sequence[Point], index: int, shift: float) -> list[str]:
-    placed = [(frame.x(x) + shift, interval, main) for x, interval, main in points]
-    path = " ".join(f"{x:.1f},{frame.y(interval.value):.1f}" for x, interval, _ in placed)
-    drawn = [tag("polyline", points=path, class_="curve")] if len(placed) > 1 else []
-    for x, interval, main in placed:
+def _curve(frame: "Frame", points: Sequence[Point], index: int, shift: float) -> list[str]:
+    placed = [(frame.x(x) + shift, interval, main, paused) for x, interval, main, paused in points]
+    path = [f"{x:.1f},{frame.y(interval.value):.1f}" for x, interval, _, paused in placed if not paused]
+    drawn = [tag("polyline", points=" ".join(path), class_="curve")] if len(path) > 1 else []
+    for x, interval, main, paused in placed:
         drawn.append(line(x, frame.y(interval.low), x, frame.y(interval.high), "whisker"))
-        drawn.append(marker(index, x, frame.y(interval.value), size=6.0 if main else 4.0))
+        shape = "mark hollow" if paused else "mark"
+        drawn.append(marker(index, x, frame.y(interval.value), size=6.0 if main else 4.0, class_=shape))
     return drawn
 
 
@@ -84,8 +87,8 @@ def foresight(comparison: Comparison) -> str:
     if len({row.lead for row in rows}) < 2:
         return ""
     values = [value for row in rows for value in (row.psnr, row.still) if math.isfinite(value)]
-    frame = _Frame(
-        x_top=_ceiling(max(row.lead for row in rows)),
+    frame = Frame(
+        x_top=ceiling(max(row.lead for row in rows)),
         y_low=5 * math.floor(min(values) / 5),
         y_high=5 * math.floor(max(values) / 5) + 5,
     )
@@ -100,10 +103,10 @@ def foresight(comparison: Comparison) -> str:
             _foresight_curve(frame, mine, "still", "curve dotted"),
         ]
         parts.append(tag("g", *curves, *marks, class_=arm_class(comparison, name)))
-    return _panel("solid: imagined; dotted: had nothing changed", svg(*PANEL, *parts, label="Foresight by lead time"))
+    return panel("solid: imagined; dotted: had nothing changed", svg(*PANEL, *parts, label="Foresight by lead time"))
 
 
-def _foresight_curve(frame: "_Frame", rows: Sequence[ForesightRow], which: str, class_: str) -> str:
+def _foresight_curve(frame: "Frame", rows: Sequence[ForesightRow], which: str, class_: str) -> str:
     heights: Mapping[float, float] = {row.lead: getattr(row, which) for row in rows}
     path = " ".join(
         f"{frame.x(lead):.1f},{frame.y(height):.1f}" for lead, height in heights.items() if math.isfinite(height)
@@ -125,7 +128,7 @@ def label_text(value: str) -> str:
     return tag("span", value.replace("&", "&amp;").replace("<", "&lt;"))
 
 
-class _Frame:
+class Frame:
     """Axes from 0 to `x_top` and `y_low` to `y_high` inside a panel."""
 
     def __init__(self, *, x_top: float, y_low: float, y_high: float) -> None:
@@ -153,11 +156,12 @@ class _Frame:
         return "".join(marks) + label(name, self.right + 10, self.bottom + 36, anchor="end")
 
 
-def _panel(title: str, drawing: str) -> str:
+def panel(title: str, drawing: str) -> str:
+    """A drawing with its title."""
     return tag("figure", tag("figcaption", label_text(title)), drawing, class_="panel")
 
 
-def _ceiling(value: float) -> float:
+def ceiling(value: float) -> float:
     """The next number that four steps divide well."""
     if value <= 0:
         return 100.0

@@ -166,6 +166,8 @@ def _told(record: Record) -> list[str] | None:
     what = ""
     if kind == "stepped":
         what = f"ladder: {record['before']} → {record['rung']} ({record['cause']})"
+    elif kind == "incident":
+        what = f"disturbed: {record['fault']} {record['phase']}"
     elif kind == "refused":
         what = f"{record['layer']} refused: {record['why']}; instead: {record['instead']}"
     elif kind == "replied" and record["error"]:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from actloop.evaluation.answer import condition_title, place_title
 from actloop.evaluation.comparison import Comparison
+from actloop.evaluation.wording import condition_title, place_title
 from actloop.report.markup import table, tag, text
 from actloop.report.sections import key, number
 
@@ -14,31 +14,39 @@ CLOCKS = {
         "Virtual: the world moves on while a model thinks, by the latency charged for that call. "
         "Given the seeds and the profiles an episode repeats exactly."
     ),
-    "paused": "Paused: the world waits for the model. Nothing is ever late; no robot works like this.",
+    "paused": (
+        "Paused, wherever a table says so: the world waits for the model. Nothing is ever late; "
+        "no robot works like this."
+    ),
 }
 
 
 def method(comparison: Comparison) -> str:
     """How it was measured."""
     run = comparison.run
-    config = run.config
     seeds = run.seeds
     return _pairs(
         {
-            "Question": "Does predicting what will be seen pay nowhere, in training only, or online, at every call?",
+            "Question": (
+                "Does predicting what will be seen pay nowhere, in training only, or online, at every call?"
+                if len(run.arms) > 1
+                else "How well does it act here, on time, and when something goes wrong?"
+            ),
             "Design": (
                 f"Every arm ran the same {len(run.tasks)} tasks from the same initial conditions "
                 f"(seeds {seeds[0]} to {seeds[-1]}) under the same {len(run.conditions)} conditions. "
                 f"Crashed episodes count as failures. Baseline: {run.baseline}."
             ),
-            "Clock": CLOCKS.get(config["clock"], config["clock"]),
+            "Clock": " ".join(CLOCKS[clock] for clock in CLOCKS if clock in {c.clock for c in run.conditions}),
             "Success": (
-                "Per task with Wilson's interval. Over tasks: the mean of the tasks, with an interval that covers "
-                "both a bootstrap over seeds and Wilson's for the pooled episodes. All intervals are 95 %."
+                "Of the policy alone: an episode in which a person had to help is none. Per task with Wilson's "
+                "interval. Over tasks: the mean of the tasks, with Wilson's interval for the independent episodes that "
+                "they are worth: one seed may lay out several tasks alike. All intervals are 95 %."
             ),
             "Comparison": (
-                "Exact McNemar tests on shared seeds, corrected after Holm within each set of tasks. "
-                "“Measurable” means p below 0.05 after correction, and an interval that leaves out zero."
+                "On shared seeds, by a permutation test that swaps the arms seed by seed, with the exact McNemar test "
+                "of the pairs beside it, corrected after Holm within each set of tasks. “Measurable” means p below "
+                "0.05 after correction, and an interval that leaves out zero."
             ),
             "Late ticks": (
                 "Control ticks without a fresh action because the plan was spent before the next answer came; "
@@ -78,7 +86,7 @@ def identities(comparison: Comparison) -> str:
     arms = table([*head, "own ms p50 / p95", "weights", "source"], rows)
     profiles = [
         [
-            text(condition_title(condition, run.config["clock"])),
+            text(condition_title(condition)),
             text(arm.name),
             text(condition.profiles[arm.name].name),
             number(condition.latency_ms(arm.name), 1),

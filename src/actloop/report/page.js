@@ -15,5 +15,5 @@ for (const menu of document.querySelectorAll("select[data-chooser]")) {
   show();
 }
 addEventListener("beforeprint", () => {
-  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  for (const fold of document.querySelectorAll("details:not(.timelined)")) fold.open = true;
 });

@@ -6,11 +6,12 @@ from pathlib import Path
 from actloop.evaluation.answer import answer
 from actloop.evaluation.compare import load_comparison
 from actloop.evaluation.comparison import Comparison
-from actloop.report import method, sections
+from actloop.report import conduct, curves, episodes, method, robustness, sections
 from actloop.report.markup import tag, text
 from actloop.report.shell import packaged, page
 
 TITLE = "Where should prediction live here?"
+TITLE_OF_ONE = "How well does it act here?"
 NAME = "report.html"
 
 
@@ -32,8 +33,9 @@ def render(comparison: Comparison, folder: Path) -> str:
     """The page as a string; films and event logs are read from the folder."""
     said = answer(comparison)
     foresight = sections.foresight_chart(comparison)
+    broken = conduct.failures(comparison)
     filled = {
-        "title": text(TITLE),
+        "title": text(TITLE if len(comparison.run.arms) > 1 else TITLE_OF_ONE),
         "script": packaged("page.js"),
         "headline": _unbroken(text(said.headline), [arm.name for arm in comparison.run.arms]),
         "facts": sections.facts(comparison),
@@ -45,7 +47,15 @@ def render(comparison: Comparison, folder: Path) -> str:
         "heat": sections.heat_tables(comparison),
         "films": sections.films(comparison, folder),
         "foresight": tag("section", tag("h2", "Did what was imagined come?"), foresight) if foresight else "",
-        "timelines": sections.timelines(comparison, folder),
+        "trade_offs": curves.trade_offs(comparison),
+        "time_to_success": curves.time_to_success(comparison),
+        "disturbances": robustness.disturbances(comparison),
+        "interventions": robustness.interventions(comparison),
+        "alarms": robustness.alarms(comparison),
+        "failures": tag("section", tag("h2", "Failures, by what was seen"), broken) if broken else "",
+        "timing": conduct.timing(comparison),
+        "limits": conduct.limits(comparison),
+        "episodes": episodes.episodes(comparison, folder),
         "method": method.method(comparison),
         "identities": method.identities(comparison),
         "machine": method.machine(comparison),

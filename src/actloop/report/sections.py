@@ -2,15 +2,15 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from actloop.errors import DataError
-from actloop.evaluation.answer import condition_title, place_title
-from actloop.evaluation.comparison import ALL, Cell, Comparison, Record
+from actloop.evaluation.cells import ALL, Cell
+from actloop.evaluation.comparison import Comparison
 from actloop.evaluation.film import GAP, SCALE
-from actloop.loop.events import read_events
+from actloop.evaluation.records import Record
+from actloop.evaluation.statistics import clopper_pearson, posterior
+from actloop.evaluation.wording import condition_title, counted, place_title
 from actloop.report.charts import (
     arm_class,
     foresight,
@@ -20,7 +20,6 @@ from actloop.report.charts import (
     success_against_latency,
 )
 from actloop.report.markup import svg, table, tag, text
-from actloop.report.timeline import timeline
 
 VIDEO_BUDGET = 4_000_000  # bytes of all videos in a page; the others stay in the run folder
 
@@ -30,10 +29,11 @@ def facts(comparison: Comparison) -> str:
     run = comparison.run
     parts = [
         f"world {run.config['world']}",
-        f"{len(run.tasks)} tasks",
-        f"{len(run.arms)} arms",
+        "the world waits for the model (paused)" if run.config["clock"] == "paused" else "",
+        counted(len(run.tasks), "task"),
+        counted(len(run.arms), "arm"),
         f"{len(comparison.records)} episodes"
-        + ("" if comparison.complete else f" of {len(run.units())}, not finished yet"),
+        + ("" if comparison.complete else f" of {comparison.planned}, not finished yet"),
         str(run.identity.get("date", ""))[:10],
     ]
     return " · ".join(text(part) for part in parts if part)
@@ -61,7 +61,7 @@ def arms_table(comparison: Comparison) -> str:
         name = key(comparison, arm.name) + tag("small", text(place_title(arm)))
         numbers = _numbers(cell, arm_class(comparison, arm.name)) if cell and cell.episodes else ["–"] * 8
         rows.append([name, *numbers, *[number(arm.tokens_per_action, 1)] * speaks])
-    title = text(f"Under {condition_title(run.main, run.config['clock'])}")
+    title = text(f"Under {condition_title(run.main)}")
     return table(head, rows, caption=title, class_="numbers")
 
 
@@ -92,13 +92,14 @@ def latency_charts(comparison: Comparison) -> str:
 def latency_table(comparison: Comparison) -> str:
     """The numbers of the chart."""
     run = comparison.run
+    timings = [condition for condition in run.conditions if not condition.twin]
     rows = []
     for scope in [ALL, *(f"group:{name}" for name in comparison.groups)]:
         for arm in run.arms:
-            cells = [comparison.cell(arm.name, condition.name, scope) for condition in run.conditions]
+            cells = [comparison.cell(arm.name, condition.name, scope) for condition in timings]
             where = "all tasks" if scope == ALL else f"{scope.partition(':')[2]} tasks"
             rows.append([key(comparison, arm.name), text(where), *(_success(cell) for cell in cells)])
-    return table(["arm", "tasks", *(text(condition.name) for condition in run.conditions)], rows, class_="numbers")
+    return table(["arm", "tasks", *(text(condition.label) for condition in timings)], rows, class_="numbers")
 
 
 def heat_tables(comparison: Comparison) -> str:
@@ -113,7 +114,7 @@ def heat_tables(comparison: Comparison) -> str:
             name = text(task.name) + tag("small", text(f"{group}“{task.instruction}”"))
             rows.append([name, *(_heat(cell) for cell in cells)])
         drawn = table(["task", *(key(comparison, arm.name) for arm in run.arms)], rows, class_="heat")
-        title = text(f"Under {condition_title(condition, run.config['clock'])}")
+        title = text(f"Under {condition_title(condition)}")
         is_main = condition.name == run.main.name
         tables.append(tag("details", tag("summary", title), drawn, open=is_main))
     return "".join(tables)
@@ -129,8 +130,18 @@ def _heat(cell: Cell | None) -> str:
         tag("small", f"{cell.successes}/{cell.episodes}"),
         class_="cell",
         style=f"--share:{100 * cell.success.value:.0f}%",
-        title=f"95 % interval {low:.0f} to {high:.0f} %",
+        title=f"95 % interval {low:.0f} to {high:.0f} %, exact {_exact(cell)}, posterior {_posterior(cell)}",
     )
+
+
+def _exact(cell: Cell) -> str:
+    found = clopper_pearson(cell.successes, cell.episodes)
+    return f"{100 * found.low:.0f} to {100 * found.high:.0f} %"
+
+
+def _posterior(cell: Cell) -> str:
+    found = posterior(cell.successes, cell.episodes)
+    return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
 def contrasts_table(comparison: Comparison) -> str:
@@ -147,11 +158,13 @@ def contrasts_table(comparison: Comparison) -> str:
                 f"{100 * difference.value:+.0f} ({100 * difference.low:+.0f} to {100 * difference.high:+.0f})",
                 f"{item.paired.only_first} / {item.paired.only_second} of {item.paired.pairs}",
                 f"{item.paired.p_value:.3f}",
+                f"{item.paired.p_mcnemar:.3f}",
                 f"{item.p_corrected:.3f}",
                 "yes" if item.separated else "no",
             ]
         )
-    head = ["arms", "tasks", "difference, points", "solved by only one", "p", "p, Holm", "measurable"]
+    head = ["arms", "tasks", "difference, points", "solved by only one", "p<small>seeds swapped</small>"]
+    head += ["p<small>McNemar</small>", "p<small>seeds, Holm</small>", "measurable"]
     return table(head, rows, class_="numbers") if rows else ""
 
 
@@ -226,38 +239,6 @@ def foresight_chart(comparison: Comparison) -> str:
     names = list(dict.fromkeys(row.arm for row in comparison.foresight))
     chart = legend(comparison, names) + tag("div", drawn, class_="panels") if drawn else ""
     return chart + table(head, rows, class_="numbers")
-
-
-def timelines(comparison: Comparison, folder: Path) -> str:
-    """One episode per arm and condition: the first seed of a timing task where there is one."""
-    run = comparison.run
-    task = next((task for task in run.tasks if task.group == "timing"), run.tasks[0])
-    drawn, names = [], []
-    for arm in run.arms:
-        for condition in run.conditions:
-            record = _first(comparison, arm.name, condition.name, task.name)
-            if record is None:
-                continue
-            try:
-                events: Sequence[Mapping[str, Any]] = read_events(folder / record["events"])
-            except DataError:
-                continue
-            title = f"{arm.name}, {condition.name}: {task.name}, seed {record['seed']}"
-            picture = timeline(events, class_=arm_class(comparison, arm.name), title=title)
-            if picture:
-                choice = f"{arm.name}/{condition.name}"
-                names.append((choice, f"{arm.name}, {condition.name}"))
-                drawn.append(tag("div", tag("div", picture, class_="scroll"), data_choice=choice, class_="choice"))
-    if not drawn:
-        return tag("p", "No event log was found.")
-    said = tag("p", text(f"Task {task.name}: “{task.instruction}”"), class_="quiet")
-    return said + chooser("timelines", "arm and condition", names) + "".join(drawn)
-
-
-def _first(comparison: Comparison, arm: str, condition: str, task: str) -> Record | None:
-    wanted = (arm, condition, task)
-    found = [r for r in comparison.records if (r["arm"], r["condition"], r["task"]) == wanted]
-    return min(found, key=lambda record: record["seed"], default=None)
 
 
 def chooser(name: str, what: str, choices: Sequence[tuple[str, str]]) -> str:

@@ -31,6 +31,8 @@ def timeline(events: Sequence[Event], *, class_: str, title: str) -> str:
         *_executed(ticks, scale, int(started["horizon"])),
         *_holds(ticks, scale),
         *_ages(ticks, scale),
+        *_incidents(events, scale),
+        *_helped(ticks, scale),
         _end(events, scale),
     ]
     return svg(scale.width, scale.bottom + 36, *_names(scale), *parts, label=title, class_=f"timeline {class_}")
@@ -149,6 +151,37 @@ def _ages(ticks: Sequence[Event], scale: _Scale) -> list[str]:
         tag("path", d="".join(path), class_="age"),
         line(LEFT, bottom, at - 8, bottom, "grid second"),
         label(f"up to {1000 * oldest:.0f} ms", at, bottom - height + 8),
+    ]
+
+
+def _incidents(events: Sequence[Event], scale: _Scale) -> list[str]:
+    """A line where something that was made to go wrong begins, or ends."""
+    drawn = []
+    for event in events:
+        if event["event"] == "incident":
+            x = scale.x(event["time"])
+            hint = tag("title", text(f"{event['fault']} {event['phase']} at {event['time']:.1f} s"))
+            drawn.append(tag("g", hint, line(x, 24, x, scale.bottom, "incident")))
+            if event["phase"] == "begins":
+                drawn.append(label(event["fault"], x + 3, scale.bottom + 16, class_="incident-name"))
+    return drawn
+
+
+def _helped(ticks: Sequence[Event], scale: _Scale) -> list[str]:
+    """Where a person had the robot."""
+    hint = tag("title", "a person had the robot")
+    return [
+        tag(
+            "rect",
+            hint,
+            x=LEFT + number * scale.step,
+            y=24,
+            width=scale.step,
+            height=scale.bottom - 24,
+            class_="helped",
+        )
+        for number, event in enumerate(ticks)
+        if event.get("rung") == "human"
     ]
 
 

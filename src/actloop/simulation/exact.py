@@ -52,7 +52,7 @@ class ExactWorld:
     metres in [-1, 1]. The point is drawn red and the goal green, below the tick number.
     """
 
-    disturbances: tuple[str, ...] = ("displace",)
+    disturbances: tuple[str, ...] = ("displace", "goal")
 
     def __init__(
         self,
@@ -153,12 +153,15 @@ class ExactWorld:
         return action
 
     def disturb(self, name: str, *, seed: int) -> None:
-        """Move the point by four to eight steps along each axis, towards the inside of the table."""
+        """Move the point, or the goal, by four to eight steps along each axis, towards the inside of the table."""
         self._running()
         if name not in self.disturbances:
             raise UnknownNameError("world 'exact', disturbance", name, self.disturbances)
         distance = np.random.default_rng([seed, 23]).integers(4, 9, size=2) * MAX_STEP
-        self._position = self._position - np.where(self._position > 0, 1.0, -1.0) * distance
+        if name == "goal":
+            self._goal = self._goal - np.where(self._goal > 0, 1.0, -1.0) * distance
+        else:
+            self._position = self._position - np.where(self._position > 0, 1.0, -1.0) * distance
 
     def close(self) -> None:
         self._task = None

@@ -5,12 +5,12 @@ open_stack --> OpenStack --run(task, seed)--> EpisodeResult
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from actloop.contracts import Clock, Embodiment, Observation, Task, World
+from actloop.contracts import Action, Clock, Embodiment, Observation, Task, World
 from actloop.errors import ContractError, UnknownNameError
 from actloop.loop.clock import WallClock
 from actloop.loop.config import LoopConfig
@@ -94,6 +94,8 @@ class OpenStack:
         seed: int,
         world: World | None = None,
         config: LoopConfig | None = None,
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
         subscribers: Sequence[Subscriber] = (),
         episode: int = 0,
     ) -> EpisodeResult:
@@ -104,6 +106,8 @@ class OpenStack:
             seed: of the world; those of the layers follow from it.
             world: in place of the one that the stack was opened with; of the same body.
             config: in place of the file's; give `replace(opened.loop, ...)`.
+            rescuer: what a person who was called would send now.
+            stall: seconds by which the answer to a question of that tick for a plan is late besides.
             subscribers: told every event, in order.
             episode: the number that events carry.
 
@@ -125,6 +129,8 @@ class OpenStack:
                     config=config or self.loop,
                     inference=asked["action"],
                     layers={layer: inference for layer, inference in asked.items() if layer != "action"},
+                    rescuer=rescuer,
+                    stall=stall,
                     subscribers=(*subscribers, last),
                     episode=episode,
                 )

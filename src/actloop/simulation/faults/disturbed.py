@@ -39,7 +39,8 @@ class Disturbed:
     It is a `Demonstrator`, `Disturbable` or `Eventful` where the wrapped world is. A fault of a camera or the state
     begins with the observation of its tick, one of the actuators with the command sent in that tick, and a disturbance
     has happened before the observation of its tick is taken. Nothing begins after the outcome. "half-way" is half the
-    ticks that the world's expert needs from the same start undisturbed: the same tick for every policy.
+    ticks that the world's expert needs from the same start undisturbed: the same tick for every policy. What is late in
+    answering is not of the world: `stall` tells it to whoever asks the model.
 
     Observations keep their tick and time, also where they repeat an older one: the driver does not notice. Nor does it
     notice what an actuator does: `apply` returns the command as the wrapped world would have sent it without the fault.
@@ -108,6 +109,10 @@ class Disturbed:
         self._begin()
         return sent
 
+    def stall(self, tick: int) -> float:
+        """Seconds that the answer to a question of that tick, not later than the present one, is late besides."""
+        return float(sum(one.strength for one in self._planned if one.on == "inference" and one.lasts(tick)))
+
     def outcome(self) -> Outcome | None:
         return self.world.outcome()
 
@@ -115,13 +120,13 @@ class Disturbed:
         self.world.close()
 
     def _keep(self, tick: int) -> None:
-        """Keep what faults that may begin in `tick` will repeat: what reaches them now, through those before them."""
-        if not any(one.repeats and one.may_begin(tick) for one in self._planned):
+        """Keep what faults will repeat from `tick` on: what reaches them now, through those before them."""
+        if not any(one.remembers(tick) for one in self._planned):
             return
         obs = self.world.observe()
         for one in self._planned:
-            if one.repeats and one.may_begin(tick):
-                one.before = obs
+            if one.remembers(tick):
+                one.keep(obs)
             obs = one.distort(obs, self.embodiment, self._tick)
 
     def _bend(self, action: Action, active: "Sequence[_Planned]") -> Action:
@@ -165,7 +170,8 @@ class _Planned:
 
     def __init__(self, fault: Fault, chance: tuple[int, int], half_way: int | None) -> None:
         self.fault, self._kind = fault, KINDS[fault.kind]
-        self.on, self.repeats = self._kind.on, self._kind.repeats
+        self.on = self._kind.on
+        self.strength = fault.strength or self._kind.strength or 0.0
         self._chance = (*chance, crc32(fault.kind.encode()))
         rng = np.random.default_rng(self._chance)
         self.seed = int(rng.integers(2**31))
@@ -175,7 +181,24 @@ class _Planned:
         elif isinstance(fault.at, int):
             self.due = fault.at
         self.onset: int | None = None
-        self.before: Observation | None = None
+        self._kept: dict[int, Observation] = {}  # by tick, as many as the effect looks back
+
+    def remembers(self, tick: int) -> bool:
+        """Whether what reaches it before `tick` may be wanted later."""
+        if self._kind.late:
+            return self.due is None or tick > self.due - self.strength
+        return self._kind.repeats and self.may_begin(tick)
+
+    def keep(self, obs: Observation) -> None:
+        """Remember an observation, and forget those that are too old."""
+        oldest = obs.tick - self.strength if self._kind.late else obs.tick
+        self._kept = {tick: kept for tick, kept in self._kept.items() if tick >= oldest} | {obs.tick: obs}
+
+    def _before(self, obs: Observation, tick: int) -> Observation:
+        """What it repeats in `tick`; the oldest that is remembered, where that is not old enough."""
+        wanted = tick - self.strength if self._kind.late else math.inf
+        past = [kept for at, kept in self._kept.items() if at <= wanted]
+        return past[-1] if past else next(iter(self._kept.values()), obs)
 
     def may_begin(self, tick: int) -> bool:
         if self.onset is not None:
@@ -183,7 +206,7 @@ class _Planned:
         return self.due is None or self.due <= tick <= self.due + self.fault.patience
 
     def lasts(self, tick: int) -> bool:
-        if self.onset is None or self.on == "world":
+        if self.onset is None or self.on == "world" or tick < self.onset:
             return False
         return self.fault.duration is None or tick < self.onset + self.fault.duration
 
@@ -197,7 +220,7 @@ class _Planned:
         """What is sensed through this fault."""
         if self.on not in ("camera", "state", "observation") or not self.lasts(tick):
             return obs
-        before = self.before or obs
+        before = self._before(obs, tick)
         images, state = dict(obs.images), obs.state
         for camera in body.cameras:
             if self.on != "state" and self.fault.target in ("", camera.name):
@@ -221,7 +244,7 @@ class _Planned:
 
     def _moment(self, before: np.ndarray, span: np.ndarray, tick: int) -> Moment:
         return Moment(
-            strength=self.fault.strength or self._kind.strength or 0.0,
+            strength=self.strength,
             span=span,
             before=before,
             once=np.random.default_rng((*self._chance, 0)),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from actloop.contracts import Frame
 
-Place = Literal["world", "camera", "state", "observation", "action"]
+Place = Literal["world", "camera", "state", "observation", "action", "inference"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,8 @@ class Moment:
     Attributes:
         strength: as the fault says, or its kind's own.
         span: high minus low of each component; empty for a picture.
-        before: the value in the last tick before the onset (at tick 0: of tick 0).
+        before: the value in the last tick before the onset (at tick 0: of tick 0); of a kind that is `late`, the value
+            `strength` ticks ago.
         once: chance that falls the same way as long as the fault lasts.
         now: chance that falls anew in each tick, the same way however often that tick is asked.
     """
@@ -44,8 +45,9 @@ class FaultKind:
     """One kind of fault: where it sits, what it does there, and how strong it is unless told otherwise.
 
     `on` "world" asks the world to disturb itself (`Disturbable`), at once and by the kind's name; "observation" is all
-    cameras and the state. `strength` is None where there is nothing to vary. `repeats`: the effect needs the value of
-    the tick before the onset.
+    cameras and the state; "inference" is nothing in the world: whoever runs the episode makes answers late.
+    `strength` is None where there is nothing to vary. `repeats`: the effect needs the value of the tick before the
+    onset. `late`: it needs that of `strength` ticks ago, a whole number.
     """
 
     about: str
@@ -53,6 +55,7 @@ class FaultKind:
     effect: Effect | None = None
     strength: float | None = None
     repeats: bool = False
+    late: bool = False
 
 
 def _repeat(_: np.ndarray, moment: Moment) -> np.ndarray:
@@ -100,6 +103,11 @@ def _picture(values: np.ndarray) -> Frame:
     return picture
 
 
+def _grain(picture: Frame, moment: Moment) -> Frame:
+    """Normal noise on every pixel, anew in each tick; `strength` is its standard deviation, 1 for full white."""
+    return _picture(picture + 255.0 * moment.strength * moment.now.normal(size=picture.shape))
+
+
 def _noise(vector: np.ndarray, moment: Moment) -> np.ndarray:
     """Normal noise, independent in every tick; `strength` is its standard deviation as a share of the range."""
     noisy: np.ndarray = vector + moment.strength * moment.span * moment.now.normal(size=vector.shape)
@@ -114,6 +122,7 @@ def _bias(vector: np.ndarray, moment: Moment) -> np.ndarray:
 
 KINDS: dict[str, FaultKind] = {
     "displace": FaultKind(about="the task's object is moved", on="world"),
+    "goal": FaultKind(about="what the task's object is to go to is moved", on="world"),
     "slip": FaultKind(about="the object is taken out of the gripper", on="world"),
     "push": FaultKind(about="the hand is shoved", on="world"),
     "freeze": FaultKind(about="a camera repeats its last picture", on="camera", effect=_repeat, repeats=True),
@@ -121,8 +130,13 @@ KINDS: dict[str, FaultKind] = {
     "blur": FaultKind(about="a camera is out of focus", on="camera", effect=_blur, strength=0.04),
     "dim": FaultKind(about="the light loses that share", on="camera", effect=_dim, strength=0.6),
     "tint": FaultKind(about="the light changes its colour", on="camera", effect=_tint, strength=0.4),
+    "grain": FaultKind(about="noise on the picture", on="camera", effect=_grain, strength=0.1),
     "noise": FaultKind(about="noise on what is sensed", on="state", effect=_noise, strength=0.02),
     "bias": FaultKind(about="a constant error of what is sensed", on="state", effect=_bias, strength=0.05),
     "drop": FaultKind(about="the last observation again", on="observation", effect=_repeat, repeats=True),
+    "delay": FaultKind(
+        about="observations of that many ticks ago", on="observation", effect=_repeat, strength=3.0, late=True
+    ),
+    "late": FaultKind(about="the model's answers come so many seconds later", on="inference", strength=0.5),
     "actuator": FaultKind(about="commands are off by a constant", on="action", effect=_bias, strength=0.02),
 }

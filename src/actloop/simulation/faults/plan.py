@@ -58,7 +58,7 @@ class Fault:
             raise UnknownNameError("fault, kind", self.kind, KINDS)
         path, kind = f"fault {self.kind!r}", KINDS[self.kind]
         _check_moment(path, self.at)
-        if kind.on in ("world", "observation") and self.target:
+        if kind.on in ("world", "observation", "inference") and self.target:
             raise ContractError(path, f"falls on no single camera or part; leave out {self.target!r}")
         if kind.on == "world" and self.duration is not None:
             raise ContractError(path, f"happens at once; leave out the duration of {self.duration}")
@@ -70,6 +70,8 @@ class Fault:
             raise ContractError(f"{path}, patience", f"expected 0 ticks or more, got {self.patience!r}")
         if self.strength is not None and not (_number(self.strength) and 0 < self.strength < math.inf):
             raise ContractError(f"{path}, strength", f"expected a positive number, got {self.strength!r}")
+        if kind.late and self.strength is not None and self.strength != round(self.strength):
+            raise ContractError(f"{path}, strength", f"expected a whole number of ticks, got {self.strength!r}")
 
     @property
     def text(self) -> str:
