@@ -24,6 +24,7 @@ from actloop.models.dreamzero import (
     Velocities,
     draw_noise,
 )
+from actloop.models.dreamzero.layers import Words
 from actloop.models.dreamzero.sampling import SOLVERS, Reusing, levels
 from actloop.models.dreamzero.sequence import ClipSequence
 
@@ -457,7 +458,7 @@ def test_guidance_moves_the_video_alone_and_both_branches_fit_one_batch() -> Non
     plain = DreamZeroActor(model, replace(EULER, steps=1, guidance=1.0))
     branches = []
     for row in range(2):
-        words = [(key[row : row + 1], value[row : row + 1]) for key, value in robot.words]
+        words = Words([(key[row : row + 1], value[row : row + 1]) for key, value in robot.words.layers])
         branches.append(plain.start(words, robot.first))
     noise, state = draw_noise(model.config, robot.generator), robot.normal(model.config.state_dim)
     chunk = guided.act(robot.session, state, noise)

@@ -1,4 +1,4 @@
-"""`actloop bench fastwam` and `openvla`: how long each stage of a model takes on this machine."""
+"""`actloop bench fastwam`, `openvla` and `dreamzero`: how long each stage of a model takes on this machine."""
 
 import os
 import platform
@@ -11,6 +11,8 @@ import torch
 from actloop.cli.text import as_json, columns
 from actloop.errors import UnknownNameError
 from actloop.models.fastwam.memory import Part, memory_report, total_bytes
+from actloop.testing.dreamzero_bench import bench_dreamzero, memory_of
+from actloop.testing.dreamzero_bench import config_of as dreamzero_of
 from actloop.testing.fastwam_bench import RUNNABLE, SIZES, StageTiming, bench_fastwam, config_of
 from actloop.testing.openvla_bench import bench_openvla
 
@@ -113,9 +115,59 @@ def show_openvla(
     cut = f", CUT TO {found.cut}: stages of the whole network take longer" if found.cut else ""
     print(f"openvla, size {found.size}{cut}: {found.tokens} tokens an action, after {found.positions} positions")
     print(f"{machine}, {found.threads} threads, torch {torch.__version__}, {found.dtype}, random weights")
-    print(f"{_stages(found.timings)}\n")
-    rows = [(part, f"{held / 1e6:,.1f}") for part, held in found.memory.items()]
-    print(columns([("part", "MB"), *rows, ("sum", f"{sum(found.memory.values()) / 1e6:,.1f}")], indent=0))
+    print(f"{_stages(found.timings)}\n\n{_bytes(found.memory)}")
+
+
+def show_dreamzero(
+    size: str,
+    *,
+    device: str,
+    dtype: str | None,
+    repeats: int,
+    threads: int | None,
+    layers: int | None,
+    mode: str,
+    text: bool,
+    memory: bool,
+    json: bool,
+) -> None:
+    """Print one line per stage with how often it runs, and the memory that the size takes; see `bench_dreamzero`.
+
+    `memory`: that alone; nothing runs.
+
+    Raises:
+        UnknownNameError: no such size, dtype or mode.
+        ContractError: a number out of range, no such device, or not enough memory on it.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UnknownNameError("dtype", dtype, DTYPES)
+    chosen = DTYPES[dtype or ("float32" if device == "cpu" else "bfloat16")]
+    if memory:
+        config = dreamzero_of(size, layers=layers)
+        held = memory_of(config, chosen, rows=1 if config.vocabulary else 2, text=text)
+        print(as_json({"size": size, "memory": held}) if json else _bytes(held))
+        return
+    found = bench_dreamzero(
+        size, device=device, dtype=chosen, repeats=repeats, threads=threads, layers=layers, mode=mode, text=text
+    )
+    if json:
+        print(as_json(found))
+        return
+    machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    cut = f", CUT TO {found.cut}: stages of the whole network take longer" if found.cut else ""
+    print(
+        f"dreamzero, size {found.size}{cut}: {found.evaluations} evaluations in {found.steps} steps a chunk, "
+        f"{found.rows} x {found.tokens} tokens each, which see {found.seen} more"
+    )
+    print(f"{machine}, {found.threads} threads, torch {torch.__version__}, {found.dtype}, random weights")
+    rows = [("stage", "once per", "p50 ms", "p95 ms")]
+    rows += [(one.stage, one.runs, f"{one.p50_ms:.2f}", f"{one.p95_ms:.2f}") for one in found.stages]
+    print(f"{columns(rows, indent=0)}\n\n{_bytes(found.memory)}")
+
+
+def _bytes(held: dict[str, int]) -> str:
+    rows = [(part, f"{size / 1e6:,.1f}") for part, size in held.items()]
+    return columns([("part", "MB"), *rows, ("sum", f"{sum(held.values()) / 1e6:,.1f}")], indent=0)
 
 
 def _headline(about: dict[str, object]) -> str:

@@ -121,6 +121,39 @@ def openvla(
     )
 
 
+def dreamzero(
+    *,
+    size: options.DreamZeroSize = "small",
+    device: options.Device = "cpu",
+    dtype: options.BenchDtype = None,
+    repeats: options.Repeats = 20,
+    threads: options.Threads = None,
+    layers: options.Layers = None,
+    mode: options.DreamZeroMode = "",
+    text: options.WithText = False,
+    memory: options.MemoryOnly = False,
+    json: options.Json = False,
+) -> None:
+    """Time each stage of DreamZero on this machine.
+
+    Weights are random: they do not change the time.
+    """
+    from actloop.cli.bench import show_dreamzero
+
+    show_dreamzero(
+        size,
+        device=device,
+        dtype=dtype,
+        repeats=repeats,
+        threads=threads,
+        layers=layers,
+        mode=mode,
+        text=text,
+        memory=memory,
+        json=json,
+    )
+
+
 def statistics(
     dataset: options.ActionsOf,
     /,
@@ -140,6 +173,28 @@ def statistics(
 
     path, key, found = write_dataset_statistics(dataset, out, name=name, split=split, recipe=recipe)
     print(as_json({"path": path, "key": key, "statistics": found}) if json else counted(path, key, found))
+
+
+def robot(
+    dataset: options.RobotData,
+    /,
+    *,
+    out: options.OutFile,
+    like: options.RobotLike = "",
+    block_actions: options.BlockActions = 8,
+    frame_ticks: options.FrameTicks = 4,
+    template: options.Template = "{instruction}",
+) -> None:
+    """Declare a robot for DreamZero, with statistics of its dataset.
+
+    Without `--like`, the body is that of the recording, its cameras side by side.
+    """
+    from actloop.cli.robots import declaration_of, measured, said, write
+
+    known = declaration_of(like)
+    declared = measured(dataset, known, block_actions=block_actions, frame_ticks=frame_ticks, template=template)
+    write(declared, out)
+    print(said(declared, out))
 
 
 def ask(

@@ -12,7 +12,7 @@ from actloop.models.vlm import open_vlm
 from actloop.simulation.registry import make_world
 from actloop.training.questions import MANIFEST, QuestionStore, record_questions
 
-QUESTIONED_FRAMES = 6000  # that are recorded where there are none
+QUESTIONED_FRAMES = 16_000  # that are recorded where there are none
 
 
 def ask(model: str | Path, images: Sequence[str | Path], question: str, *, max_tokens: int = 48) -> str:

@@ -25,6 +25,7 @@ FORMAT = "actloop.policy.2"
 FAST_WAM = "fast-wam"  # also what a file is that says no kind: the first that there was
 KINDS: Mapping[str, str] = {
     FAST_WAM: "actloop.models.fastwam_file",
+    "dreamzero": "actloop.models.dreamzero.files",
     "openvla": "actloop.models.openvla.policy",
     "rt2": "actloop.models.rt2",
 }

@@ -23,6 +23,9 @@ class DreamZeroConfig:
     `first_frame_condition`: the latents of the anchor are channels of every frame's input. `image_tokens`: tokens that
     the image tower gives of the anchor, 0 without one. `vocabulary` > 0: learned word embeddings instead of the
     context of a frozen text encoder. `gates`: what the gates of a fresh block start at (released weights bring theirs).
+    `stem_channels` > 0 adds convolutions on every clean frame with so many `keypoints` per camera (stem.py; `cameras`
+    lie side by side in the picture). `predicts_change`: the video head gives the change against the frame at the start
+    of the block, from which the velocity follows, instead of the velocity itself.
     """
 
     dim: int = 128
@@ -49,6 +52,10 @@ class DreamZeroConfig:
     memory: str = "sliding"
     state_sees_all: bool = False
     gates: float = 1.0
+    stem_channels: int = 0
+    keypoints: int = 16
+    cameras: int = 1
+    predicts_change: bool = False
 
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
@@ -65,6 +72,12 @@ class DreamZeroConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ContractError(name, f"expected 1 or more, got {getattr(self, name)}")
+        if self.stem_channels and (self.stem_channels % 4 or self.latent_width % self.cameras):
+            raise ContractError(
+                "stem_channels",
+                f"expected a multiple of 4, and {self.cameras} cameras side by side in {self.latent_width} columns; "
+                f"got {self.stem_channels}",
+            )
 
     @property
     def head_dim(self) -> int:

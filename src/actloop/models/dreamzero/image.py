@@ -91,6 +91,37 @@ class ImageTower(nn.Module):
         core.embeddings.position_ids = torch.arange(config.tokens)[None]  # no part of the state, so still on meta
         return cls(core, config)
 
+    @classmethod
+    def rebuilt(
+        cls, tensors: Mapping[str, Tensor], source: str | Path, config: TowerConfig, *, dtype: torch.dtype
+    ) -> "ImageTower":
+        """Out of the tensors that `model.state_dict()` gave.
+
+        Raises:
+            CheckpointError: any missing, unexpected or mis-shaped tensor.
+            MissingDependency: transformers is not installed.
+        """
+        with torch.device("meta"):
+            built = _build(config)
+        core = getattr(built, "vision_model", built)
+        fill(core, tensors, source, dtype=dtype)
+        core.embeddings.position_ids = torch.arange(config.tokens)[None]
+        return cls(core, config)
+
+    @classmethod
+    def untrained(
+        cls, config: TowerConfig, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "ImageTower":
+        """A tower with random weights, for tests and timings."""
+        with torch.device(device):
+            built = _build(config)
+        return cls(getattr(built, "vision_model", built).to(dtype), config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        example: Tensor = self.model.embeddings.patch_embedding.weight
+        return example.dtype
+
     @torch.no_grad()
     def encode(self, frames: UInt8[Tensor, "batch height width 3"]) -> Float[Tensor, "batch tokens features"]:
         """Tokens of pictures in 0..255, whatever their shape: they are squashed to a square.

@@ -35,11 +35,26 @@ class Modulation(NamedTuple):
         return list(found) if self.time_of is None else [part[:, self.time_of] for part in found]
 
 
+class Words(NamedTuple):
+    """A prompt, as the network takes it: keys and values for every layer and, for a stem, all of it in one vector."""
+
+    layers: list[KeyValue]
+    told: Float[Tensor, "batch text"] | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.layers[0][0])
+
+
 class Context(NamedTuple):
-    """Keys and values of what a layer's cross-attention sees: the words and, where there is a tower, the anchor."""
+    """Keys and values of what a layer's cross-attention sees: the words and, where there is a tower, the anchor.
+
+    `told`: see `Words`.
+    """
 
     text: KeyValue
     image: KeyValue | None
+    told: Float[Tensor, "batch text"] | None = None
 
 
 class PerBody(nn.Module):

@@ -35,6 +35,8 @@ class Memory:
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.layers)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.layers)]
         self.frames = 0
+        self.newest: Tensor | None = None  # the newest frame's latents
+        self.looked: Tensor | None = None  # what a stem found in it
         self.device = device
 
     @property

@@ -32,10 +32,16 @@ from actloop.models.dreamzero.layers import (
     Modulation,
     TimeEmbedding,
     TwoLayers,
+    Words,
 )
 from actloop.models.dreamzero.memory import Memory
 from actloop.models.dreamzero.sequence import ClipAttention, ClipSequence
+from actloop.models.dreamzero.stem import FrameStem
+from actloop.models.flow import TIMESTEPS
 from actloop.models.layers import KeyValue
+
+MIN_LEVEL = 0.02  # noise levels below it count as it where a change is turned into a velocity
+TOLD_SCALE = 0.3  # of the sum over a prompt's words, as a stem is told it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +104,8 @@ class DreamZero(nn.Module):
         if config.vocabulary:
             self.words_table = nn.Embedding(config.vocabulary, config.text_dim, padding_idx=0)
             self.word_positions = nn.Parameter(torch.randn(config.text_tokens, config.text_dim) * 0.1)
+        if config.stem_channels:
+            self.stem = FrameStem(config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,7 +117,7 @@ class DreamZero(nn.Module):
 
     # what is constant: for an instruction and an anchor, and for a sampler
 
-    def words(self, text: Shaped[Tensor, "batch tokens ..."]) -> list[KeyValue]:
+    def words(self, text: Shaped[Tensor, "batch tokens ..."]) -> Words:
         """What every layer sees of a prompt: word indices, or context vectors, zeros beyond the prompt.
 
         Fewer than `text_tokens` are padded. Padding stays visible, as in the released model.
@@ -127,7 +135,8 @@ class DreamZero(nn.Module):
         else:
             text = functional.pad(text, (0, 0, 0, missing))
         hidden = self.text_embedding(text.to(self.dtype))
-        return [self._block(layer).cross_attn.words(hidden) for layer in range(config.layers)]
+        told = TOLD_SCALE * text.to(self.dtype).sum(1) if config.stem_channels else None
+        return Words([self._block(layer).cross_attn.words(hidden) for layer in range(config.layers)], told)
 
     def picture(self, image: Float[Tensor, "batch patches features"] | None) -> list[KeyValue | None]:
         """What every layer sees of the anchor: the tokens that the image tower gives of it.
@@ -149,7 +158,8 @@ class DreamZero(nn.Module):
         self, text: Shaped[Tensor, "batch tokens ..."], image: Float[Tensor, "batch patches features"] | None = None
     ) -> list[Context]:
         """Keys and values of every layer's cross-attention, of `words` and `picture`."""
-        return [Context(*both) for both in zip(self.words(text), self.picture(image), strict=True)]
+        words = self.words(text)
+        return [Context(*both, words.told) for both in zip(words.layers, self.picture(image), strict=True)]
 
     def times(self, steps: Float[Tensor, "steps kinds"]) -> Times:
         """Timesteps 0..1000 of a sampler's steps: of video and actions, or one column where they agree."""
@@ -173,7 +183,7 @@ class DreamZero(nn.Module):
         """
         config = self.config
         sequence = self._sequence(clip)
-        x = self._tokens(clip, sequence)
+        x = self._tokens(clip, sequence, context[0].told)
         embedded, time_of = self._clip_times(clip, sequence)
         modulation = Modulation(self.time_projection(embedded).unflatten(-1, (6, -1)), time_of)
         attend = ClipAttention(sequence, x.device, clip.acts)
@@ -187,8 +197,17 @@ class DreamZero(nn.Module):
                 layers.append(x)
         noisy = Modulation(embedded[:, :, None], time_of[sequence.noisy])
         video = self.unembed(x[:, sequence.noisy], noisy)
+        if config.predicts_change:
+            video = _velocity(video, clip.video, self._starts(clip), clip.video_time)
         actions = self.action_decoder(x[:, sequence.actions_at : sequence.states_at]) if sequence.acting else None
         return Velocities(video=video, actions=actions)
+
+    def _starts(self, clip: NoisyClip) -> Tensor:
+        """For each noisy frame the clean one at its block's start; nothing for the anchor."""
+        assert clip.clean is not None
+        size = self.config.block_frames
+        starts = clip.clean[:, : clip.clean.shape[1] - 1 : size].repeat_interleave(size, dim=1)
+        return torch.cat([torch.zeros_like(clip.clean[:, :1]), starts], dim=1)
 
     def _sequence(self, clip: NoisyClip) -> ClipSequence:
         config, (size, frames) = self.config, clip.video.shape[:2]
@@ -210,13 +229,46 @@ class DreamZero(nn.Module):
                 raise ContractError(f"clip.{name}", f"expected shape {expected}, got {tuple(part.shape)}")
         return ClipSequence(config, blocks, clean=clip.clean is not None, acting=acting)
 
-    def _tokens(self, clip: NoisyClip, sequence: ClipSequence) -> Tensor:
-        parts = [] if clip.clean is None else [self.embed(clip.clean, clip.condition)]
+    def _tokens(self, clip: NoisyClip, sequence: ClipSequence, told: Tensor | None) -> Tensor:
+        looked, parts = None, []
+        if clip.clean is not None:
+            # What follows the last block's start is seen by nobody, so the stem does not look at it.
+            before = max(1, sequence.frames - self.config.block_frames)
+            tokens, seen = self.embed(clip.clean, clip.condition), before * self.config.frame_tokens
+            first, looked = self._seen(tokens[:, :seen], clip.clean[:, :before], told)
+            parts += [first, tokens[:, seen:]]
+        elif self.config.stem_channels or self.config.predicts_change:
+            raise ContractError("clip.clean", "with a stem or changes predicted, clips need a clean copy")
         parts.append(self.embed(clip.video, clip.condition))
         if clip.actions is not None and clip.action_time is not None and clip.states is not None:
-            parts.append(self.action_encoder(clip.actions.to(self.dtype), clip.action_time))
-            parts.append(self.state_encoder(clip.states.to(self.dtype)))
+            at_start = None if looked is None else looked[:, :: self.config.block_frames]
+            parts += self._acting(clip.actions, clip.action_time, clip.states, at_start, told)
         return torch.cat(parts, dim=1)
+
+    def _seen(self, tokens: Tensor, latents: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens of clean frames with what the stem adds, and its keypoints (batch, frames, coordinates)."""
+        if told is None:
+            return tokens, None
+        rows, frames = len(told), latents.shape[1]
+        latents = latents.to(self.dtype).expand(rows, -1, -1, -1, -1)
+        more, looked = self.stem.see(latents.flatten(0, 1), told.repeat_interleave(frames, dim=0))
+        added = rearrange(more, "(b t) p d -> b (t p) d", t=frames)
+        return tokens + added, rearrange(looked, "(b t) x -> b t x", t=frames)
+
+    def _acting(
+        self, actions: Tensor, time: Tensor, states: Tensor, looked: Tensor | None, told: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of actions and of states, block after block; `looked`: keypoints of the frames at the blocks' starts.
+
+        What the stem makes of a block's start goes into every token of it: attention finds one of a hundred late.
+        """
+        action: Tensor = self.action_encoder(actions.to(self.dtype), time)
+        state: Tensor = self.state_encoder(states.to(self.dtype))
+        if told is None or looked is None:
+            return action, state
+        rows, size = len(told), self.config.block_actions
+        seen = self.stem.token(looked, states.to(self.dtype).expand(rows, -1, -1), told)
+        return action + seen.repeat_interleave(size, dim=1), state + seen
 
     def _clip_times(self, clip: NoisyClip, sequence: ClipSequence) -> tuple[Tensor, Tensor]:
         """Embedded times (batch, times, dim), and which of them each token has: zero, a frame's, an action's."""
@@ -251,11 +303,14 @@ class DreamZero(nn.Module):
         frames, expected = latents.shape[1], self.config.block_frames if memory.frames else 1
         if frames != expected:
             raise ContractError("observed.frames", f"expected {expected} latent frames, got {frames}")
-        x = self.embed(latents, condition).expand(memory.batch, -1, -1)
+        tokens, looked = self._seen(self.embed(latents, condition), latents, context[0].told)
+        x = tokens.expand(memory.batch, -1, -1)
         turns, modulation = memory.turns(frames, acting=False), Modulation(clean.projected)
         for layer in range(self.config.layers):
             attend = memory.observing(layer, turns, frames)
             x = self._block(layer)(x, modulation, context[layer], attend)
+        memory.newest = latents[:, -1:]
+        memory.looked = None if looked is None else looked[:, -1:]
         memory.observed(frames)
 
     @torch.no_grad()
@@ -285,11 +340,8 @@ class DreamZero(nn.Module):
         acting, parts = actions is not None, [self.embed(video, condition)]
         if actions is not None and state is not None:
             at = times.steps[step, -1].expand(len(actions), actions.shape[1])
-            parts += [
-                self.action_encoder(actions.to(self.dtype), at),
-                self.state_encoder(state[:, None].to(self.dtype)),
-            ]
-        x = torch.cat(parts, dim=1).expand(memory.batch, -1, -1)
+            parts += self._acting(actions, at, state[:, None], memory.looked, context[0].told)
+        x = torch.cat([part.expand(memory.batch, -1, -1) for part in parts], dim=1)
         tokens = config.block_frames * config.frame_tokens
         time_of = None
         if times.steps.shape[1] > 1:
@@ -299,6 +351,9 @@ class DreamZero(nn.Module):
         for layer in range(config.layers):
             x = self._block(layer)(x, modulation, context[layer], memory.denoising(layer, turns, acting=acting))
         seen = self.unembed(x[:, :tokens], Modulation(times.embedded[step : step + 1, :1, None]))
+        if config.predicts_change:
+            assert memory.newest is not None
+            seen = _velocity(seen, video, memory.newest.to(seen), times.steps[step : step + 1, :1])
         return Velocities(video=seen, actions=self.action_decoder(x[:, tokens:-1]) if acting else None)
 
     # patches
@@ -330,3 +385,11 @@ class DreamZero(nn.Module):
         block = self.blocks[layer]
         assert isinstance(block, Block)
         return block
+
+
+def _velocity(
+    change: Tensor, noisy: Tensor, start: Tensor, time: Float[Tensor, "batch frames"]
+) -> Float[Tensor, "batch frames channels height width"]:
+    """Velocity at timesteps 0..1000 towards what is predicted: a frame and its change."""
+    level = (time / TIMESTEPS).clamp(min=MIN_LEVEL)[..., None, None, None]
+    return (noisy - start - change) / level

@@ -46,7 +46,8 @@ class NoiseSchedule:
 
     `near_noise`: the video's level, before its shift, is Beta(near_noise, 1): 1 is uniform, more is nearer to noise.
     `decoupled`: actions have levels of their own, uniform before the shift; `per_action` draws one for each action
-    (released code) rather than for each block (paper, section on Flash).
+    (released code) rather than for each block (paper, section on Flash). `bell`: the released weight of a level, which
+    is zero for pure noise; without it all levels count alike, which few steps of a sampler need.
     """
 
     video_shift: float = 5.0
@@ -54,6 +55,7 @@ class NoiseSchedule:
     near_noise: float = 1.0
     decoupled: bool = False
     per_action: bool = False
+    bell: bool = True
 
     def __post_init__(self) -> None:
         for name in ("video_shift", "action_shift", "near_noise"):
@@ -142,12 +144,14 @@ def losses(
     )
     found = model(noisy, model.context(clip.text, clip.image))
     error = (found.video.float() - (draws.video_noise - latents)).square().mean((2, 3, 4))
-    weighted = error * _weight(draws.video_level, schedule.video_shift)
+    if config.predicts_change:  # the error of the predicted frame itself, not divided by its noise
+        error = error * draws.video_level.square()
+    weighted = error * _weight(draws.video_level, schedule.video_shift, schedule.bell)
     real = _real(config, clip.blocks, frames, averaging)
     parts = {"video": (weighted * real).sum(1) / real.sum(1), "action": torch.zeros(batch, device=latents.device)}
     if found.actions is not None:
         error = (found.actions.float() - (draws.action_noise - clip.actions)).square()
-        weight = _weight(draws.action_level, schedule.action_shift)
+        weight = _weight(draws.action_level, schedule.action_shift, schedule.bell)
         parts["action"] = _action_loss(error, weight, clip.counts, averaging)
     return {**parts, "total": parts["video"] + parts["action"]}
 
@@ -167,7 +171,7 @@ def loss(
 def first_frame_condition(
     latents: Float[Tensor, "batch frames channels height width"],
 ) -> Float[Tensor, "batch frames extra height width"]:
-    """The condition of every frame, from the latents of [the anchor's picture, black pictures after it].
+    """The condition of every frame, from the latents of [the anchor's picture, grey pictures (0 in -1..1) after it].
 
     Four channels are 1 on the first latent frame and 0 after it; the latents follow.
     """
@@ -182,7 +186,9 @@ def _noised(data: Tensor, noise: Tensor, level: Float[Tensor, "batch steps"]) ->
     return (1 - level) * data + level * noise
 
 
-def _weight(level: Float[Tensor, "batch steps"], shift: float) -> Float[Tensor, "batch steps"]:
+def _weight(level: Float[Tensor, "batch steps"], shift: float, bell: bool) -> Float[Tensor, "batch steps"]:
+    if not bell:
+        return torch.ones_like(level)
     return bell_weight(level.flatten(), shift).reshape(level.shape)
 
 

@@ -18,6 +18,7 @@ clean ones cut the window at frames, and positions are absolute.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool
@@ -145,26 +146,37 @@ class ClipAttention:
         self.heads = sequence.config.heads
         self.states = slice(sequence.states_at, sequence.tokens)
         self.groups = sequence.groups()
+        edges = {part.start for group in self.groups for part in (*group.asks, *group.video, *group.acting)}
+        edges |= {part.stop for group in self.groups for part in (*group.asks, *group.video, *group.acting)}
+        self.starts = sorted(edges | {0, sequence.tokens})
         slides = sorted({group.slid for group in self.groups})
         self.turns = {slid: sequence.turns(slid, device) for slid in slides}
         self.masks = [None if acts is None or not group.acting else _row_mask(group, acts) for group in self.groups]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        values = split(value, self.heads)
-        sides = {slid: [rotate(x, at).transpose(1, 2) for x in (query, key)] for slid, at in self.turns.items()}
+        values = self._pieces(split(value, self.heads))
+        sides = {
+            slid: [self._pieces(rotate(x, at).transpose(1, 2)) for x in (query, key)] for slid, at in self.turns.items()
+        }
         found = [(self.states.start, value[:, self.states])]  # a state sees itself alone: its own value
         for group, mask in zip(self.groups, self.masks, strict=True):
             queries, keys = sides[group.slid]
             sees = (*group.video, *group.acting)
-            out = mixed(_taken(queries, group.asks), (_taken(keys, sees), _taken(values, sees)), mask)
+            asked, seen = self._taken(queries, group.asks), (self._taken(keys, sees), self._taken(values, sees))
+            out = mixed(asked, seen, mask)
             lengths = [part.stop - part.start for part in group.asks]
             found += zip((part.start for part in group.asks), torch.split(out, lengths, dim=1), strict=True)
         return torch.cat([part for _, part in sorted(found, key=lambda pair: pair[0])], dim=1)
 
+    def _pieces(self, x: Tensor) -> dict[int, Tensor]:
+        """(batch, heads, tokens, dim) by first token, cut once: the gradient of a slice is as long as what it is of."""
+        lengths = [end - start for start, end in pairwise(self.starts)]
+        return dict(zip(self.starts, torch.split(x, lengths, dim=2), strict=False))
 
-def _taken(x: Tensor, parts: tuple[slice, ...]) -> Tensor:
-    """Some tokens of (batch, heads, tokens, dim)."""
-    return x[:, :, parts[0]] if len(parts) == 1 else torch.cat([x[:, :, part] for part in parts], dim=2)
+    def _taken(self, pieces: dict[int, Tensor], parts: tuple[slice, ...]) -> Tensor:
+        """Some tokens of what was cut."""
+        found = [pieces[at] for part in parts for at in self.starts if part.start <= at < part.stop]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
 
 def _row_mask(group: Group, acts: Bool[Tensor, "batch"]) -> Bool[Tensor, "batch 1 1 keys"]:

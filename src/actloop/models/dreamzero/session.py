@@ -16,7 +16,7 @@ from torch import Tensor
 
 from actloop.errors import ContractError
 from actloop.models.dreamzero.config import DreamZeroConfig
-from actloop.models.dreamzero.layers import Context
+from actloop.models.dreamzero.layers import Context, Words
 from actloop.models.dreamzero.memory import Memory
 from actloop.models.dreamzero.network import DreamZero, Velocities
 from actloop.models.dreamzero.sampling import (
@@ -29,7 +29,6 @@ from actloop.models.dreamzero.sampling import (
     stacked,
     timesteps,
 )
-from actloop.models.layers import KeyValue
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +48,7 @@ class Session:
     """What one robot's past has become. `words`: the prompt's keys and values; `recent`: the window's own latents,
     kept where it is computed anew."""
 
-    words: list[KeyValue]
+    words: Words
     context: list[Context]
     memory: Memory
     condition: Tensor | None
@@ -87,6 +86,29 @@ class ReuseError:
     video_rms: float
 
 
+class Given:
+    """Actions that a chunk begins with."""
+
+    def __init__(
+        self,
+        prefix: Float[Tensor, "1 done action"] | None,
+        noise: Float[Tensor, "1 horizon action"],
+        level: Float[Tensor, "levels"],
+    ) -> None:
+        self.done = 0 if prefix is None else prefix.shape[1]
+        if self.done >= noise.shape[1]:
+            raise ContractError("prefix", f"{self.done} given actions leave none of {noise.shape[1]} to decide")
+        self.prefix = None if prefix is None else prefix.to(noise)
+        self.noise, self.level = noise[:, : self.done], [*level[:-1].tolist(), 0.0]
+
+    def at(self, step: int, actions: Float[Tensor, "1 horizon action"]) -> Float[Tensor, "1 horizon action"]:
+        """A sample whose given actions are where they have to be before that step."""
+        if self.prefix is None:
+            return actions
+        noised = self.level[step] * self.noise + (1 - self.level[step]) * self.prefix
+        return torch.cat([noised, actions[:, self.done :]], dim=1)
+
+
 class DreamZeroActor:
     """A network with a sampler; what is constant is computed here, once. Weights must not change afterwards."""
 
@@ -107,7 +129,7 @@ class DreamZeroActor:
     @torch.no_grad()
     def words(
         self, prompt: Shaped[Tensor, "1 tokens ..."], negative: Shaped[Tensor, "1 tokens ..."] | None = None
-    ) -> list[KeyValue]:
+    ) -> Words:
         """A prompt as the layers take it, for any number of sessions.
 
         Raises:
@@ -119,9 +141,9 @@ class DreamZeroActor:
         return self.model.words(prompt if negative is None else torch.cat([prompt, negative]))
 
     @torch.no_grad()
-    def start(self, words: list[KeyValue], anchor: Anchor) -> Session:
+    def start(self, words: Words, anchor: Anchor) -> Session:
         """A session that has seen its first frame."""
-        model, rows = self.model, len(words[0][0])
+        model, rows = self.model, words.rows
         memory = Memory(self.config, rows, device=model.device, dtype=model.dtype)
         session = Session(words=words, context=[], memory=memory, condition=None)
         self.restart(session, anchor)
@@ -144,7 +166,8 @@ class DreamZeroActor:
             None if one is None else (one[0].expand(rows, *[-1] * 3), one[1].expand(rows, *[-1] * 3))
             for one in pictures
         ]
-        session.context = [Context(*both) for both in zip(session.words, shared, strict=True)]
+        words = session.words
+        session.context = [Context(*both, words.told) for both in zip(words.layers, shared, strict=True)]
         session.condition = anchor.condition
         session.memory.forget()
         session.recent.clear()
@@ -173,17 +196,29 @@ class DreamZeroActor:
 
     @torch.no_grad()
     def act(
-        self, session: Session, state: Float[Tensor, "1 state"], noise: Noise, *, reuse: Reuse | None = None
+        self,
+        session: Session,
+        state: Float[Tensor, "1 state"],
+        noise: Noise,
+        *,
+        prefix: Float[Tensor, "1 done action"] | None = None,
+        reuse: Reuse | None = None,
     ) -> Chunk:
         """The next chunk and its video, from this noise; the session is left as it was.
 
-        `reuse`: instead of the sampler's own.
+        `prefix`: the first actions, where they are given already: in every step they are put on their own way from
+        noise to data. `reuse`: instead of the sampler's own.
+
+        Raises:
+            ContractError: a prefix that leaves no action to decide.
         """
         video, actions = (x.to(self.model.device) for x in (noise.video, noise.action))
+        given = Given(prefix, actions, self.action_levels)
         solver = SOLVERS[self.sampler.solver]
         video_solver, action_solver = solver(self.video_levels), solver(self.action_levels)
         reusing, velocity, evaluations = Reusing(reuse or self.sampler.reuse), None, 0
         for step in range(self.sampler.steps):
+            actions = given.at(step, actions)
             if velocity is None or reusing.asks(step):
                 velocity = self._velocity(session, video, actions, state, step)
                 reusing.answered(velocity.video)
@@ -193,6 +228,7 @@ class DreamZeroActor:
             actions = action_solver.step(velocity.actions, actions)
         if velocity is not None and self.sampler.video_end:
             video = video - self.video_levels[-1].item() * velocity.video  # where it was going
+        actions = given.at(self.sampler.steps, actions)
         return Chunk(actions=actions, video=video, evaluations=evaluations)
 
     def reuse_error(self, session: Session, state: Float[Tensor, "1 state"], noise: Noise) -> ReuseError:

@@ -29,6 +29,12 @@ class VideoStream:
         """The next frame is a first one."""
         self._remembered = None
 
+    def clone(self) -> "VideoStream":
+        """The same stream, apart: what a step remembers is replaced, never changed."""
+        other = VideoStream(self.codec)
+        other._remembered = None if self._remembered is None else list(self._remembered)
+        return other
+
     @torch.no_grad()
     def encode(
         self, frames: UInt8[Tensor, "batch time height width 3"]

@@ -73,7 +73,8 @@ def load_release(
     if "image" in here:
         image = ImageTower.from_tensors(here["image"], path, dtype=dtype).to(device)
     if "vae" in here:
-        vae = WanCodec.from_tensors(here["vae"], path, device=device, dtype=dtype)
+        # Not the folder alone: its config.json is not that of a VAE.
+        vae = WanCodec.from_tensors(here["vae"], f"{path} ({PARTS['vae']})", device=device, dtype=dtype)
     return Release(network=network, text=text, image=image, vae=vae)
 
 

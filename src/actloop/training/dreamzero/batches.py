@@ -15,6 +15,7 @@ VALIDATION_SAMPLES, VALIDATION_BATCH = 384, 48
 class ClipBatches:
     """`batch_size` rows that act and, where there is such data, `video_rows` of video alone.
 
+    Every batch has a number of blocks, drawn from 1 to `clip_blocks`: policies act after few blocks as after many.
     Noise levels are those of the recipe's stage at a step. Validation is of held-out episodes that act, with the
     schedule of the first stage.
     """
@@ -32,17 +33,20 @@ class ClipBatches:
 
     def place(self, device: torch.device) -> None:
         self._device = device
+        for samples in (self._acting, *self._video_only):
+            samples.place(device)
 
     def training(self, step: int, micro: int) -> tuple[Clip, Draws]:
         recipe = self._recipe
         rng = np.random.default_rng((recipe.seed, step, micro))
         acting = self._acting
-        clips = [acting.clip(acting.train, acting.train.draw(rng, recipe.batch_size))]
+        blocks = int(rng.integers(1, recipe.clip_blocks + 1))
+        clips = [acting.clip(acting.train, acting.draw(rng, recipe.batch_size, blocks), blocks=blocks)]
         if self._video_only and recipe.video_rows:
             # From a generator of its own, so that the rows that act are those of a run without it.
             other = np.random.default_rng((recipe.seed, step, micro, 1))
             samples = self._video_only[int(other.integers(len(self._video_only)))]
-            clips.append(samples.clip(samples.train, samples.train.draw(other, recipe.video_rows)))
+            clips.append(samples.clip(samples.train, samples.draw(other, recipe.video_rows, blocks), blocks=blocks))
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + micro * 1_000_000_007)
         clip = joined(clips, acting.config)
         return self._drawn(clip, draw(acting.config, recipe.schedule_at(step), clip, generator))

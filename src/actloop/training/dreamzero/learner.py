@@ -1,6 +1,6 @@
 """What of the network trains, and how it ends as an ordinary network again.
 
-    network --Learner--> losses of a batch by name      network --adapt--> some parameters train --finished--> network
+network --Learner--> losses of a batch by name      network --adapt--> some parameters train --finished--> network
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,9 @@ def finished(config: DreamZeroConfig, tensors: Mapping[str, Tensor], recipe: Dre
         network = DreamZero(config)
     if recipe.trainable == "lora":
         _put(network, recipe)
-    fill(network, {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, "trained", dtype=torch.float32)
+    fill(
+        network, {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}, "trained", dtype=torch.float32
+    )
     if recipe.trainable == "lora":
         merge(network)
     return network.requires_grad_(True).eval()

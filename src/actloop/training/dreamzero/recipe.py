@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field, replace
 
+from actloop.contracts import Embodiment
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.dreamzero import DreamZeroConfig, NoiseSchedule, SamplerConfig
+from actloop.models.dreamzero.embodiments import PLACE, RobotDeclaration, declare
 from actloop.models.dreamzero.objective import Averaging
 from actloop.training.recipe import Recipe
 
 TRAINABLE = ("all", "lora")
 AVERAGINGS = ("real", "released")
+SMALL_BLOCK = 8  # ticks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +31,25 @@ class LowRankLayers:
             raise ContractError("lora", f"expected rank and alpha of 1 or more, and targets; got {self}")
 
 
+def small_robot(body: Embodiment) -> RobotDeclaration:
+    """A body with cameras of one size as small networks are shown it: blocks of eight ticks that end in a frame.
+
+    Its name is in the prompt: all that tells the network whose video it sees.
+    """
+    return declare(body, block_actions=SMALL_BLOCK, frame_ticks=SMALL_BLOCK, template=f"{body.name} {PLACE}")
+
+
 def small_sizes(**changes: object) -> DreamZeroConfig:
     """A network for 64-pixel cameras that learns on a CPU; what follows from the data is filled in from it."""
-    base = DreamZeroConfig(stem_channels=32, keypoints=16, action_dim=8, state_dim=8, text_tokens=16, window_blocks=3)
+    base = DreamZeroConfig(
+        layers=2,
+        stem_channels=32,
+        keypoints=16,
+        predicts_change=True,
+        action_dim=8,
+        state_dim=8,
+        window_blocks=3,
+    )
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
@@ -41,6 +60,7 @@ class DreamZeroRecipe(Recipe):
     `sizes`: of the network; latents, cameras, words and the geometry of blocks are filled in from data and declaration,
     while `state_dim` and `action_dim` are the room that robots share. `clip_blocks`: of a training clip at most.
 
+    `acting_episodes`: how many are learned to act from, evenly spread over the data; 0: all but those held out.
     `video_rows`: rows of video alone in a batch, beside the `batch_size` rows that act, where such data are given.
     `schedule`: noise levels; for the last `flash_share` of the steps they are decoupled, the video's near noise.
     `sampler`: what the policy samples with. `averaging`: see `losses`. `checkpointed`: less memory for more time.
@@ -49,6 +69,7 @@ class DreamZeroRecipe(Recipe):
 
     sizes: DreamZeroConfig = field(default_factory=small_sizes)
     clip_blocks: int = 3
+    acting_episodes: int = 0
     video_rows: int = 0
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(bell=False))
     flash_share: float = 0.0
@@ -66,14 +87,18 @@ class DreamZeroRecipe(Recipe):
             raise UnknownNameError("trainable", self.trainable, TRAINABLE)
         if self.averaging not in AVERAGINGS:
             raise UnknownNameError("averaging", self.averaging, AVERAGINGS)
-        if self.clip_blocks < 1 or self.video_rows < 0:
-            got = f"{self.clip_blocks} and {self.video_rows}"
-            raise ContractError("clip_blocks", f"expected 1 or more, and video_rows of 0 or more; got {got}")
+        if self.clip_blocks < 1 or self.video_rows < 0 or self.acting_episodes < 0:
+            got = f"{self.clip_blocks}, {self.video_rows} and {self.acting_episodes}"
+            raise ContractError(
+                "clip_blocks", f"expected 1 or more, and video_rows and acting_episodes of 0 or more; got {got}"
+            )
         if not 0 <= self.flash_share <= 1 or self.flash_near_noise <= 0:
             got = f"{self.flash_share} and {self.flash_near_noise}"
             raise ContractError("flash_share", f"expected 0 to 1, and flash_near_noise above 0; got {got}")
         if not 0 < self.validation_share < 1:
-            raise ContractError("validation_share", f"expected more than 0 and less than 1, got {self.validation_share}")
+            raise ContractError(
+                "validation_share", f"expected more than 0 and less than 1, got {self.validation_share}"
+            )
 
     @property
     def flash(self) -> NoiseSchedule:

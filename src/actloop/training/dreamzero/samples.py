@@ -1,14 +1,15 @@
-"""Clips of a robot's recordings, as the network takes them.
+"""Clips of a robot's recordings, as the network takes them; pictures.py says where their latents come from.
 
-    frames --tiling--> pictures --codec, once for all--> latents in memory
-    window of an episode  --anchor at any tick--> blocks; what lies past the episode's end is masked
+window of an episode  --anchor at any tick--> blocks; what lies past the episode's end is masked
 
-    past the end      frames repeat the last one; a block's video counts where all of its frames are inside
-                      actions count where they are inside; states belong to blocks of which something counts
+past the end      frames repeat the last one; a block's video counts where all of its frames are inside
+                  actions count where they are inside; states belong to blocks of which something counts
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,13 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from actloop.data.windows import Frames, Windows, WindowSpec
+from actloop.data.windows import Frames, Places, Windows, WindowSpec
 from actloop.errors import ContractError, DataError
-from actloop.models.codec import PatchCodec
+from actloop.models.codec import Codec
 from actloop.models.dreamzero import Clip, DreamZeroConfig
 from actloop.models.dreamzero.embodiments import RobotDeclaration
-from actloop.models.text import Vocabulary
-
-ENCODED_AT_ONCE = 512  # pictures
-FITTED_ON = 600
+from actloop.models.dreamzero.watching import spatial_stride
+from actloop.models.text import Instructions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,25 +53,10 @@ class Recording:
         return {text: self.declaration.prompt(text) for text in texts}
 
 
-def fitted_codec(recordings: Sequence[Recording], channels: int) -> PatchCodec:
-    """A codec for the pictures of all of them, alike.
-
-    Raises:
-        ContractError: they differ in size.
-    """
-    sizes = {recording.declaration.tiling.size for recording in recordings}
-    if len(sizes) != 1:
-        raise ContractError("tiling", f"expected pictures of one size from all robots, got {sorted(sizes)}")
-    shown = []
-    for recording in recordings:
-        total = len(recording.data.states)
-        count = min(total, FITTED_ON // len(recordings))
-        shown.append(recording.pictures(np.linspace(0, total - 1, count).astype(np.int64)))
-    return PatchCodec(channels).fit(torch.from_numpy(np.concatenate(shown)))
-
-
-class ClipSamples:
+class ClipSamples(ABC):
     """Windows of one robot's recordings as clips. `acts=False`: video alone, whose states and actions are never read.
+
+    `at_most`: episodes to train on, evenly spread; 0: all but those held out.
 
     Raises:
         ContractError: the declaration has no statistics, or does not fit the network; states or actions are not those
@@ -84,10 +68,11 @@ class ClipSamples:
         recording: Recording,
         config: DreamZeroConfig,
         *,
-        codec: PatchCodec,
-        vocabulary: Vocabulary,
+        codec: Codec,
+        text: Instructions,
         blocks: int,
         validation_share: float,
+        at_most: int = 0,
         acts: bool = True,
     ) -> None:
         self.recording, self.config, self.acts = recording, config, acts
@@ -96,9 +81,9 @@ class ClipSamples:
             declaration.embodiment.state.check(np.asarray(data.states), f"{recording.source}: state")
             declaration.embodiment.action.check(np.asarray(data.actions), f"{recording.source}: action")
             self._states = torch.from_numpy(declaration.normalize_states(np.asarray(data.states), config.state_dim))
-        self._words = {text: vocabulary.encode(prompt) for text, prompt in recording.prompts().items()}
-        self.latents = self._encoded(codec)
-        size = declaration.tiling.size
+        self._words = {told: text.encode(prompt) for told, prompt in recording.prompts().items()}
+        side = spatial_stride(codec)
+        size = (config.latent_height * side, config.latent_width * side)
         declaration.check(config, temporal_stride=codec.temporal_stride, size=size)
         spec = WindowSpec(
             frames=tuple(declaration.frame_offsets(blocks).tolist()),
@@ -107,15 +92,31 @@ class ClipSamples:
         )
         held_out = held_out_episodes(len(data.episodes), validation_share)
         kept = [index for index in range(len(data.episodes)) if index not in held_out]
+        if at_most:
+            chosen = np.linspace(0, len(kept) - 1, min(at_most, len(kept))).round().astype(int)
+            kept = [kept[index] for index in chosen]
         self.train = Windows(data, spec, kept)
         self.validation = Windows(data, spec, sorted(held_out))
+        self._blocks = _used(self.train.places(np.arange(len(self.train))), declaration.block_actions)
 
-    def clip(self, windows: Windows, indices: Int[np.ndarray, "batch"]) -> Clip:
-        """Some windows as one batch, as long as its longest row."""
+    def draw(self, rng: np.random.Generator, size: int, blocks: int) -> Int[np.ndarray, "size"]:
+        """Random training windows of which something lies in at least so many blocks, or in one where none is as long.
+
+        Rows of a batch that are alike in length waste nothing on padding.
+        """
+        wanted = min(blocks, int(self._blocks.max()))
+        found = np.zeros(0, np.int64)
+        while len(found) < size:
+            drawn = self.train.draw(rng, 2 * size)
+            found = np.concatenate([found, drawn[self._blocks[drawn] >= wanted]])
+        return found[:size]
+
+    def clip(self, windows: Windows, indices: Int[np.ndarray, "batch"], *, blocks: int | None = None) -> Clip:
+        """Some windows as one batch, as long as its longest row, or as the first `blocks` of them."""
         at, config, declaration = windows.places(indices), self.config, self.recording.declaration
         size = declaration.block_actions
         inside = rearrange(~at.action_is_pad, "b (n k) -> b n k", k=size)
-        used = int(inside.any(-1).sum(1).max())
+        used = min(int(_used(at, size).max()), blocks or inside.shape[1])
         frames = 1 + used * declaration.block_frames
         real = rearrange(~at.frame_is_pad[:, 1:frames], "b (n k) -> b n k", n=used).all(-1).sum(1)
         episodes = [self.recording.data.episodes[index] for index in at.episodes]
@@ -129,7 +130,7 @@ class ClipSamples:
             room = torch.from_numpy(declaration.real_actions(config.action_dim))
             counts = torch.from_numpy(inside[:, :used]).flatten(1)[..., None] & room
         return Clip(
-            latents=self.latents[torch.from_numpy(at.frames[:, :frames])].float(),
+            **self._seen(at.frames[:, :frames]),
             text=torch.stack([self._words[episode.instruction] for episode in episodes]),
             actions=actions * counts,
             states=states,
@@ -144,12 +145,18 @@ class ClipSamples:
         told = declaration.normalize_actions(physical, np.asarray(data.states[starts]), self.config.action_dim)
         return torch.from_numpy(told).flatten(1, 2)
 
-    def _encoded(self, codec: PatchCodec) -> Float[Tensor, "frames channels rows columns"]:
-        total, pieces = len(self.recording.data.states), []
-        for start in range(0, total, ENCODED_AT_ONCE):
-            indices = np.arange(start, min(start + ENCODED_AT_ONCE, total))
-            pieces.append(codec.encode(torch.from_numpy(self.recording.pictures(indices))[:, None])[:, 0].half())
-        return torch.cat(pieces)
+    def place(self, device: torch.device) -> None:  # noqa: B027 (nothing to place is the ordinary case)
+        """Bring what computes latents to the training device."""
+
+    @abstractmethod
+    def _seen(self, frames: Int[np.ndarray, "batch frames"]) -> dict[str, Any]:
+        """What a `Clip` holds of these frames: latents and, where the network takes them, condition and image."""
+
+
+def _used(at: Places, size: int) -> Int[np.ndarray, "batch"]:
+    """Blocks of each window of which something is inside the episode."""
+    found: np.ndarray = rearrange(~at.action_is_pad, "b (n k) -> b n k", k=size).any(-1).sum(1)
+    return found
 
 
 def held_out_episodes(episodes: int, share: float) -> set[int]:
@@ -168,20 +175,21 @@ def joined(clips: Sequence[Clip], config: DreamZeroConfig) -> Clip:
         "counts": blocks * config.block_actions,
         "states": blocks,
     }
-    found: dict[str, Tensor | None] = {}
+    found: dict[str, Any] = {}
     for field in fields(Clip):
         parts = [getattr(clip, field.name) for clip in clips]
         if any(part is None for part in parts):
             found[field.name] = None
         else:
             found[field.name] = torch.cat([_lengthened(part, lengths.get(field.name)) for part in parts])
-    return Clip(**found)  # type: ignore[arg-type]
+    return Clip(**found)
 
 
 def moved(clip: Clip, change: Callable[[Tensor], Tensor]) -> Clip:
     """A clip with every tensor changed alike: to another device, say."""
     parts = {field.name: getattr(clip, field.name) for field in fields(Clip)}
-    return Clip(**{name: None if part is None else change(part) for name, part in parts.items()})
+    found: dict[str, Any] = {name: None if part is None else change(part) for name, part in parts.items()}
+    return Clip(**found)
 
 
 def _lengthened(x: Tensor, length: int | None) -> Tensor:
