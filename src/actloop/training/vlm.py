@@ -149,7 +149,7 @@ def train_vlm(
         fill(trained, tensors, "trained", dtype=torch.float32)
         accuracy = answer_accuracy(trained.eval(), store, store.held_out())
         facts["accuracy"] = {kind: round(one.exact, 4) for kind, one in accuracy.items()}
-        save_vlm(VLM(trained, pictures=pictures, name=name, training=facts), out)
+        save_vlm(VLM(trained, pictures=pictures, name=name, training=facts), out, half=True)
         if done is not None:
             done(accuracy)
 
