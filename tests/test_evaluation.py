@@ -486,11 +486,20 @@ def test_the_answer_follows_from_the_numbers(
 def test_few_episodes_are_not_enough_and_it_says_how_many_would_be(
     finished: tuple[CompareConfig, Comparison],
 ) -> None:
-    comparison = staged(finished, {"vla": ("no-cotrain", 2), "fast": ("fast", 3)}, 4)
+    comparison = staged(finished, {"vla": ("no-cotrain", 2), "fast": ("fast", 3)}, 8)
     said = answer(comparison)
     assert "cannot tell" in said.headline
     assert "Paired episodes that would settle it" in dict(said.paragraphs)["Left open"]
-    assert "This run has 8" in dict(said.paragraphs)["Left open"]
+    assert "This run has 16" in dict(said.paragraphs)["Left open"]
+
+
+@pytest.mark.parametrize(("seeds", "told_apart"), [(5, False), (6, True)])
+def test_so_few_seeds_that_nothing_could_be_told_apart(
+    finished: tuple[CompareConfig, Comparison], seeds: int, told_apart: bool
+) -> None:
+    said = answer(staged(finished, {"vla": ("no-cotrain", 0), "fast": ("fast", seeds)}, seeds))
+    assert ("cannot tell" not in said.headline) == told_apart
+    assert ("Run at least 6 (`--episodes 6`)" in dict(said.paragraphs).get("Left open", "")) != told_apart
 
 
 def test_an_unfinished_run_says_so(tmp_path: Path, finished: tuple[CompareConfig, Comparison]) -> None:

@@ -7,10 +7,11 @@ whose episodes cost least.
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 from actloop.evaluation import paragraphs
 from actloop.evaluation.arms import OTHER_PLACE
-from actloop.evaluation.cells import ALL
+from actloop.evaluation.cells import ALL, SIGNIFICANT
 from actloop.evaluation.comparison import Comparison
 from actloop.evaluation.deciding import ALPHA
 from actloop.evaluation.standing import Standing
@@ -167,8 +168,24 @@ def _decided(comparison: Comparison) -> str:
     return f"By a test that may be looked at after every seed, and was stopped at seed {found.last}. {test}."
 
 
+def _too_few_seeds(seeds: int, arms: int) -> str:
+    """Why no difference can be called measurable, or empty: arms are swapped seed by seed, and Holm corrects."""
+    rivals = max(1, arms - 1)
+    least = min(1.0, rivals * 2.0 ** (1 - seeds))
+    if least < SIGNIFICANT:
+        return ""
+    enough = next(more for more in count(seeds + 1) if rivals * 2.0 ** (1 - more) < SIGNIFICANT)
+    return (
+        f"{seeds} seeds cannot tell {arms} arms apart, however far they are: were one arm better with every seed, p "
+        f"would be {least:.2f}. Run at least {enough} (`--episodes {enough}`)."
+    )
+
+
 def _resolution(standing: Standing) -> str:
     """For the rivals of the best: how many pairs would settle it."""
+    why = _too_few_seeds(int(standing.comparison.run.config.get("episodes", 0)), len(standing.arms))
+    if why and len(standing.rivals) > 1:
+        return why
     needed: list[str] = []
     hidden: dict[int, list[str]] = {}
     pairs = 0
@@ -181,8 +198,8 @@ def _resolution(standing: Standing) -> str:
         apart = max(paired.discordant / paired.pairs, LEAST_DISCORDANT)
         gap = paired.difference.value
         if abs(gap) >= 0.01:
-            count = rounded(pairs_needed(gap, apart))
-            needed.append(f"{count:,} for the {points_alone(gap)} seen between {standing.best} and {name}")
+            pairs_for_it = rounded(pairs_needed(gap, apart))
+            needed.append(f"{pairs_for_it:,} for the {points_alone(gap)} seen between {standing.best} and {name}")
         else:
             hidden.setdefault(round(100 * detectable_difference(paired.pairs, apart)), []).append(name)
     texts = []

@@ -9,6 +9,7 @@ import numpy as np
 from actloop.evaluation.statistics import Interval, Paired, TimeToSuccess
 
 ALL = "all"
+SIGNIFICANT = 0.05  # p below it, after Holm, is called a measurable difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ class ForesightRow:
 
 def separated(paired: Paired, p_corrected: float) -> bool:
     """Whether two arms are measurably apart: both the corrected test and the interval have to say so."""
-    return p_corrected < 0.05 and not paired.difference.low <= 0 <= paired.difference.high
+    return p_corrected < SIGNIFICANT and not paired.difference.low <= 0 <= paired.difference.high
 
 
 def turned(paired: Paired) -> Paired:

@@ -28,7 +28,7 @@ from actloop.models.dreamzero.sampling import Noise, Reuse, SamplerConfig, draw_
 from actloop.models.dreamzero.session import Chunk, DreamZeroActor
 from actloop.models.dreamzero.watching import Anchoring, Encoding, Past, SeenFrame, Watcher
 from actloop.models.policy import LazyFrames
-from actloop.models.stored import PolicyInfo, Stored, digest
+from actloop.models.stored import PolicyInfo, Stored, Weighted, digest
 from actloop.models.text import Instructions
 from actloop.models.wan.vae import WanCodec
 
@@ -250,7 +250,7 @@ class DreamZeroPolicy:
 
     def digest(self) -> str:
         """Sixteen hex digits over every weight, the declaration and what can be said."""
-        modules = (self.model, self.codec, *([] if self.tower is None else [self.tower]))
+        modules: list[Weighted] = [self.model, self.codec, *([] if self.tower is None else [self.tower])]
         return digest(modules, self.declaration.to_dict(), self.text.instructions)
 
     def stored(self, *, half: bool = False) -> Stored:

@@ -148,7 +148,8 @@ class Watcher:
 
     def _rebuilt(self, frames: Sequence[SeenFrame], words: Words) -> Past:
         """From the oldest anchor that whole blocks lead from to the newest frame."""
-        tick, block, later = frames[-1].tick, self.declaration.block_actions, []
+        tick, block = frames[-1].tick, self.declaration.block_actions
+        later: list[tuple[int, Sequence[Picture]]] = []
         for _ in range(self.actor.config.window_blocks - 1):
             end = tick - len(later) * block
             pictures = self._block(frames, end)
