@@ -275,6 +275,7 @@ def test_videos_of_others_teach_the_video_and_no_actions(tmp_path: Path) -> None
     assert (found["action"][8:] == 0).all()
     assert (found["action"][:8] > 0).all()
     assert (found["video"] > 0).all()
+    assert torch.allclose(found["total"], found["video"] + recipe.action_weight * found["action"])
     clip.actions[8:], clip.states[8:] = 0.9, -0.9
     assert torch.equal(learner(clip, draws)["total"], found["total"])
 
@@ -485,6 +486,7 @@ def test_the_same_body_keeps_its_statistics_and_old_words_their_embeddings(tmp_p
         ({"clip_blocks": 0}, "clip_blocks"),
         ({"video_rows": -1}, "video_rows"),
         ({"flash_share": 1.5}, "flash_share"),
+        ({"action_weight": 0.0}, "action_weight"),
         ({"validation_share": 0.0}, "validation_share"),
     ],
 )
@@ -504,5 +506,6 @@ def test_a_small_robot_is_declared_by_its_dataset(tmp_path: Path) -> None:
 
 def test_the_released_recipe_is_what_the_scripts_say() -> None:
     lora, full = released_recipe(), released_recipe(trainable="all")
+    assert (lora.action_weight, full.action_weight) == (1.0, 1.0)
     assert (lora.lora.rank, lora.lora.alpha, lora.averaging, lora.schedule) == (4, 4, "released", NoiseSchedule())
     assert (lora.steps, full.steps, full.learning_rate, full.betas) == (5000, 200_000, 1e-5, (0.95, 0.999))

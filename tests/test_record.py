@@ -136,11 +136,12 @@ def test_a_disturbance_happens_inside_the_episode() -> None:
     world = make_exact()
     done = [demonstrate(world, attempt(number, disturb=1.0)) for number in range(8)]
     for one in done:
-        assert one.disturbance == "displace"
+        assert one.disturbance in world.disturbances
         assert 0 <= one.disturbed_at < len(one.states) - SETTLE_TICKS
-        if one.disturbed_at:
+        if one.disturbed_at and one.disturbance == "displace":
             jump = np.abs(one.states[one.disturbed_at] - one.states[one.disturbed_at - 1])
             assert jump.max() > 2 * MAX_STEP
+    assert {one.disturbance for one in done} == set(world.disturbances)
 
 
 def test_a_disturbance_waits_until_it_is_possible() -> None:

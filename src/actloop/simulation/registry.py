@@ -14,11 +14,15 @@ from actloop.errors import ContractError, MissingDependency, UnknownNameError
 WORLDS: dict[str, str] = {
     "tabletop": "actloop.simulation.tabletop:Tabletop",
     "metaworld": "actloop.simulation.metaworld:MetaWorld",
+    "libero": "actloop.simulation.libero:LiberoWorld",
+    "aloha": "actloop.simulation.aloha:open_aloha",
+    "pusht": "actloop.simulation.pusht:open_pusht",
     "exact": "actloop.simulation.exact:ExactWorld",
     "robot": "actloop.simulation.robot:open_robot",
 }
 ENTRY_POINTS = "actloop.worlds"
 EXTRAS = {"mujoco": "simulation", "metaworld": "metaworld", "gymnasium": "metaworld", "packaging": "metaworld"}
+WORLD_EXTRAS = {"libero": "libero", "aloha": "aloha", "pusht": "pusht"}  # whatever of theirs is missing
 
 
 def known_worlds() -> dict[str, str]:
@@ -92,6 +96,6 @@ def _factory(name: str) -> Callable[..., object]:
 
 def _missing(world: str, error: ModuleNotFoundError) -> MissingDependency:
     package = (error.name or str(error)).partition(".")[0]
-    extra = EXTRAS.get(package)
+    extra = WORLD_EXTRAS.get(world) or EXTRAS.get(package)
     wanted = f'"actloop[{extra}]"' if extra else package
     return MissingDependency(f"package {package!r}", f"the world {world!r} needs it", f"pip install {wanted}")

@@ -26,10 +26,11 @@ class Learner(nn.Module):
     def __init__(self, network: DreamZero, recipe: DreamZeroRecipe) -> None:
         super().__init__()
         self.network = network
-        self.schedule, self.averaging = recipe.schedule, recipe.averaging
+        self.schedule, self.averaging, self.action_weight = recipe.schedule, recipe.averaging, recipe.action_weight
 
     def forward(self, clip: Clip, draws: Draws) -> dict[str, Float[Tensor, "batch"]]:
-        return losses(self.network, clip, draws, self.schedule, averaging=self.averaging)
+        found = losses(self.network, clip, draws, self.schedule, averaging=self.averaging)
+        return {**found, OBJECTIVE: found["video"] + self.action_weight * found["action"]}
 
 
 def adapt(network: DreamZero, recipe: DreamZeroRecipe) -> None:

@@ -63,7 +63,9 @@ class DreamZeroRecipe(Recipe):
     `acting_episodes`: how many are learned to act from, evenly spread over the data; 0: all but those held out.
     `video_rows`: rows of video alone in a batch, beside the `batch_size` rows that act, where such data are given.
     `schedule`: noise levels; for the last `flash_share` of the steps they are decoupled, the video's near noise.
-    `sampler`: what the policy samples with. `averaging`: see `losses`. `checkpointed`: less memory for more time.
+    `action_weight`: of the action loss beside the video's, 1 as released; actions that spread little between -1 and 1
+    make a small loss, which a small network attends to last. `sampler`: what the policy samples with. `averaging`: see
+    `losses`. `checkpointed`: less memory for more time.
     `validation_share`: episodes kept for the validation losses.
     """
 
@@ -72,6 +74,7 @@ class DreamZeroRecipe(Recipe):
     acting_episodes: int = 0
     video_rows: int = 0
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(bell=False))
+    action_weight: float = 4.0
     flash_share: float = 0.0
     flash_near_noise: float = 7.0
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(steps=4, guidance=1.0, solver="euler"))
@@ -95,6 +98,8 @@ class DreamZeroRecipe(Recipe):
         if not 0 <= self.flash_share <= 1 or self.flash_near_noise <= 0:
             got = f"{self.flash_share} and {self.flash_near_noise}"
             raise ContractError("flash_share", f"expected 0 to 1, and flash_near_noise above 0; got {got}")
+        if self.action_weight <= 0:
+            raise ContractError("action_weight", f"expected more than 0, got {self.action_weight}")
         if not 0 < self.validation_share < 1:
             raise ContractError(
                 "validation_share", f"expected more than 0 and less than 1, got {self.validation_share}"
@@ -119,6 +124,7 @@ def released_recipe(sizes: DreamZeroConfig | None = None, *, trainable: str = "l
         sizes=sizes or DreamZeroConfig.wan21_14b(),
         clip_blocks=4,
         schedule=NoiseSchedule(),
+        action_weight=1.0,
         sampler=SamplerConfig.released(),
         averaging="released",
         trainable=trainable,
