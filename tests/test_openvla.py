@@ -177,6 +177,23 @@ def test_the_sequence_of_a_parallel_head_is_the_released_one() -> None:
     assert not torch.allclose(causal, model.slots(question), atol=1e-3)
 
 
+def test_learnt_slots_stand_where_numbers_are_read_and_learn() -> None:
+    model, question = acting("l1", slots=True), alone(asked(), 1)
+    vlm, words = model.vlm, model.vlm.embed(None, question.ids)
+    assert model.slot_embeddings is not None
+    end = vlm.embed(None, torch.tensor([[vlm.tokens.end]]))
+    slots = model.slot_embeddings[None]
+    sequence = torch.cat([words[:, :1], vlm.see(question.pixels), words[:, 1:], slots, end], dim=1)
+    hidden = vlm.hidden(sequence, causal=False)
+    torch.testing.assert_close(model.slots(question), hidden[:, -8:-2], atol=1e-6, rtol=0)
+    model(question, target(rows=1))["loss"].sum().backward()
+    gradient = model.slot_embeddings.grad
+    assert gradient is not None
+    assert (gradient.abs().amax(-1) > 0).all()
+    with pytest.raises(ContractError, match="learned_slots"):
+        ActionConfig(action_dim=2, vocabulary=600, learned_slots=True)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ContractError, match="reach up to 32000, the model has 640"):
         ActingVLM(network(), ActionConfig(action_dim=2, vocabulary=32000))

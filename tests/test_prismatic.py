@@ -213,6 +213,24 @@ def test_rows_without_pictures_and_without_labels() -> None:
     assert MODEL(replace(batch, labels=torch.full_like(batch.labels, IGNORED))).tolist() == [0.0]
 
 
+@pytest.mark.parametrize("config", [ONE, TWO], ids=["one tower", "two towers"])
+def test_examples_about_the_same_pictures_share_them_and_learn_as_they_would_alone(config: PrismaticConfig) -> None:
+    model, (one, other) = made(config), (frames(2), frames(2, seed=1))
+    said = [("ask", (5, 6, 7)), ("a longer question", (8,)), ("", (9, 4)), ("again", ()), ("ask", (5, 6, 8))]
+    shown = [one, other, one, one, other]
+    packed = [Example(images=at, prompt=prompt, answer=ids) for at, (prompt, ids) in zip(shown, said, strict=True)]
+    alone = [replace(example, images=(*example.images,)) for example in packed]
+    together, apart = model.collate(packed), model.collate(alone)
+    assert apart.owners is None
+    assert len(apart.ids) == 5
+    assert len(together.ids) == len(together.pictures["pixels"]) == 2
+    expected, got = model(apart), model(together)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(losses.mean(), model.projector.parameters()) for losses in (expected, got)]
+    for right, mine in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, right, atol=2e-6, rtol=1e-4)
+
+
 def test_it_learns_two_answers_and_their_ends() -> None:
     model = made(replace(ONE, language=replace(LANGUAGE, layers=1))).train()
     batch = model.collate(EXAMPLES)

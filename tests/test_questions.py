@@ -1,5 +1,6 @@
 """Questions about the tabletop: true, only about what is seen, in the words of the loop, and stored repeatably."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -227,6 +228,21 @@ def test_draws_follow_from_the_generator_and_balance_answers(store: QuestionStor
     assert all(example.prompt.startswith(("Is the drawer", "Has the drawer")) for example in one)
     with pytest.raises(DataError, match="no questions to train on"):
         QuestionExamples(store, Letters(), kinds=("weather",))
+
+
+def test_several_questions_about_a_frame_hold_the_same_pictures_and_none_comes_twice(store: QuestionStore) -> None:
+    examples = QuestionExamples(store, Letters(), per_picture=5)
+    drawn = examples.draw(np.random.default_rng(0), 23)
+    assert len(drawn) == 23
+    groups = [list(group) for _, group in itertools.groupby(drawn, key=lambda example: id(example.images))]
+    assert [len(group) for group in groups] == [5, 5, 5, 5, 3]
+    for group in groups:
+        assert len({(one.prompt, one.answer) for one in group}) == len(group)
+    again = examples.draw(np.random.default_rng(0), 23)
+    assert [(one.prompt, one.answer) for one in drawn] == [(one.prompt, one.answer) for one in again]
+    assert examples.source != QuestionExamples(store, Letters()).source
+    with pytest.raises(ContractError, match="per_picture"):
+        QuestionExamples(store, Letters(), per_picture=0)
 
 
 def test_what_cannot_be_questioned_is_refused(tmp_path: Path) -> None:

@@ -31,8 +31,12 @@ def network(seed: int = 0) -> PrismaticVLM:
     return vlm.eval()
 
 
-def acting(head: Head = "tokens", horizon: int = 3, proprio: int = 0, seed: int = 0) -> ActingVLM:
-    config = ActionConfig(action_dim=2, vocabulary=576, horizon=horizon, head=head, proprio_dim=proprio)
+def acting(
+    head: Head = "tokens", horizon: int = 3, proprio: int = 0, seed: int = 0, *, slots: bool = False
+) -> ActingVLM:
+    config = ActionConfig(
+        action_dim=2, vocabulary=576, horizon=horizon, head=head, proprio_dim=proprio, learned_slots=slots
+    )
     return ActingVLM(network(seed), config).eval()
 
 

@@ -1,6 +1,7 @@
 """Whole configurations, as functions: what `actloop train PRESET` trains and what `actloop demo` compares."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -42,6 +43,11 @@ def small_rt2() -> RT2Recipe:
     return RT2Recipe(steps=2400, batch_size=40, learning_rate=1.2e-3, horizon=4, validate_every=400)
 
 
+def planning_rt2() -> RT2Recipe:
+    """The same, that also learns to say what comes next before it acts."""
+    return replace(small_rt2(), forms=("act", "plan"))
+
+
 PRESETS: Mapping[str, Callable[[], Recipe]] = {
     **{
         f"{world}-{variant}": partial(small, variant, steps=steps)
@@ -50,6 +56,7 @@ PRESETS: Mapping[str, Callable[[], Recipe]] = {
     },
     "tabletop-vlm": VLMRecipe,
     "tabletop-rt2": small_rt2,
+    "tabletop-rt2-planning": planning_rt2,
     "tabletop-openvla": partial(small_openvla, "tokens"),
     "tabletop-openvla-oft": partial(small_openvla, "l1"),
 }

@@ -16,9 +16,11 @@ from actloop.data.dataset import LeRobotDataset
 from actloop.errors import CheckpointError, ContractError, UnknownNameError
 from actloop.models.vlm import load_vlm
 from actloop.presets import PRESETS, SMALL_OPENVLA
+from actloop.simulation.registry import make_world
 from actloop.training.answers import Accuracy, accuracy_table
 from actloop.training.config import TrainConfig
 from actloop.training.openvla import OpenVLARecipe
+from actloop.training.plans import recorded_plans
 from actloop.training.questions import QuestionStore
 from actloop.training.recipe import Recipe
 from actloop.training.runs import RT2Recipe, run_openvla, run_rt2
@@ -59,6 +61,7 @@ def train_preset(
             return train_vlm(store, out, recipe, name=preset, resume=resume, progress=progress, done=tell_accuracy)
     episodes = decoded(data)
     vlm = None if init is None else load_vlm(init)
+    plans = planned(data, preset) if isinstance(recipe, RT2Recipe) and "plan" in recipe.forms else []
     with progress_of(preset, recipe) as progress:
         if isinstance(recipe, OpenVLARecipe):
             return run_openvla(
@@ -68,8 +71,9 @@ def train_preset(
             assert vlm is not None
             asked = None if questions is None else QuestionStore(questions)
             return run_rt2(
-                recipe, episodes, out, name=preset, init=vlm, questions=asked, resume=resume, progress=progress
-            )
+                recipe, episodes, out, name=preset, init=vlm, questions=asked, plans=plans, resume=resume,
+                progress=progress,
+            )  # fmt: skip
         assert isinstance(recipe, TrainConfig)
         return train(recipe, data=episodes, out=out, name=preset, resume=resume, progress=progress)
 
@@ -126,6 +130,19 @@ def decoded(data: Path) -> CachedEpisodes:
             refresh=True,
             progress=lambda done, total: shown.update(line, completed=done, total=total, visible=True),
         )
+
+
+def planned(data: Path, preset: str) -> list[str]:
+    """What the expert does in every frame of a recording, in words."""
+    world = make_world(preset.partition("-")[0])
+    with bar("plans") as shown:
+        line = shown.add_task("playing the recording again", total=None, losses="")
+        try:
+            return recorded_plans(
+                world, data, progress=lambda done, total: shown.update(line, completed=done, total=total)
+            )
+        finally:
+            world.close()
 
 
 def summary(result: TrainResult) -> str:

@@ -39,15 +39,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageBatch:
-    """Examples as one model's input; `pictures` are the tensors that its image processor makes, by their own names."""
+    """Examples as one model's input; `pictures` are the tensors that its image processor makes, by their own names.
+
+    A row is an example; a model may put several about the same pictures into one, and then says with `owners` which
+    example, counted from 0, a token belongs to: -1 where to all of the row, or at padding.
+    """
 
     ids: Int[Tensor, "batch tokens"]
     mask: Bool[Tensor, "batch tokens"]
     labels: Int[Tensor, "batch tokens"]
     pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    owners: Int[Tensor, "batch tokens"] | None = None
 
     def to(self, device: torch.device) -> "LanguageBatch":
         return LanguageBatch(
+            owners=None if self.owners is None else self.owners.to(device),
             ids=self.ids.to(device),
             mask=self.mask.to(device),
             labels=self.labels.to(device),
@@ -97,8 +103,8 @@ class LanguageBackbone(Protocol):
         """Examples in the model's own template, padded; the answer and its end are labelled, nothing else is."""
         ...
 
-    def forward(self, batch: LanguageBatch) -> Float[Tensor, "batch"]:
-        """Mean cross-entropy over the labelled tokens of each row."""
+    def forward(self, batch: LanguageBatch) -> Float[Tensor, "examples"]:
+        """Mean cross-entropy over the labelled tokens of each example."""
         ...
 
     def answer(

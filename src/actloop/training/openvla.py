@@ -43,15 +43,17 @@ class OpenVLARecipe(Recipe):
     """One training run of OpenVLA.
 
     `horizon` actions are answered at once by `head`; `proprio`: parallel heads are shown the state; `template`, of a
-    fresh policy, may say it in the prompt instead. `lora` adapters go on every linear layer but the output; heads of
-    OFT train whole. `augmentation` changes pictures in training only, and needs a policy that is shown as much of them.
-    `validation_share`: episodes kept for the validation losses, at least one unless it is 0.
+    fresh policy, may say it in the prompt instead. `learned_slots`: see `ActionConfig`. `lora` adapters go on every
+    linear layer but the output; heads of OFT train whole. `augmentation` changes pictures in training only, and needs a
+    policy that is shown as much of them. `validation_share`: episodes kept for the validation losses, at least one
+    unless it is 0.
     """
 
     head: Head = "tokens"
     horizon: int = 1
     proprio: bool = False
     template: str = "v1"
+    learned_slots: bool = False
     trainable: str = "all"
     lora: LowRank = field(default_factory=LowRank)
     keep_adapter: bool = False
@@ -195,6 +197,7 @@ def fresh_policy(
         horizon=recipe.horizon,
         head=recipe.head,
         proprio_dim=embodiment.state.size if recipe.proprio else 0,
+        learned_slots=recipe.learned_slots,
     )
     return OpenVLAPolicy(
         model=ActingVLM(vlm, config),
@@ -295,10 +298,10 @@ def finished(model: ActingVLM, tensors: Mapping[str, Tensor], recipe: OpenVLARec
 
 def _check(policy: OpenVLAPolicy, recipe: OpenVLARecipe) -> None:
     config = policy.model.config
-    told = (recipe.head, recipe.horizon, recipe.proprio)
-    has = (config.head, config.horizon, config.proprio_dim > 0)
+    told = (recipe.head, recipe.horizon, recipe.proprio, recipe.learned_slots)
+    has = (config.head, config.horizon, config.proprio_dim > 0, config.learned_slots)
     if told != has:
-        raise ContractError("recipe", f"head, horizon, proprio: the recipe says {told}, the policy has {has}")
+        raise ContractError("recipe", f"head, horizon, proprio, learned slots: the recipe says {told}, the policy has {has}")
     shown = policy.pictures.centre_crop
     if recipe.augmentation is not None and recipe.augmentation.crop_share != shown:
         reason = f"crops keep {recipe.augmentation.crop_share} of a picture, the policy will be shown {shown} of it"

@@ -8,6 +8,7 @@ A world that can be questioned is run by its expert, shaken and disturbed, and n
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,10 +283,16 @@ class QuestionExamples:
         store: of which every 12th episode is held out.
         tokens: of the model that learns.
         kinds: those that are asked; all where none are given.
+        per_picture: questions drawn about one frame. Of them the first is drawn as said, the others among those of the
+            frame, kinds by the same weights. A model may read their pictures once (see `LanguageBatch`).
     """
 
-    def __init__(self, store: QuestionStore, tokens: Tokens, *, kinds: Sequence[str] = ()) -> None:
-        self._store, self._tokens = store, tokens
+    def __init__(
+        self, store: QuestionStore, tokens: Tokens, *, kinds: Sequence[str] = (), per_picture: int = 1
+    ) -> None:
+        if per_picture < 1:
+            raise ContractError("per_picture", f"expected 1 or more questions, got {per_picture}")
+        self._store, self._tokens, self._per_picture = store, tokens, per_picture
         asked = [one for one in store.questions if not kinds or one.kind in kinds]
         pools: dict[str, dict[str, list[StoredQuestion]]] = {}
         for question in asked:
@@ -299,21 +306,45 @@ class QuestionExamples:
         weights = np.array([WEIGHTS.get(kind, 1.0) for kind in self.kinds])
         self._kind_shares = weights / weights.sum()
         self.source = f"{store.source}: {', '.join(self.kinds)}"
+        if per_picture > 1:
+            self.source += f"; {per_picture} of a frame"
+        self._of_frame: dict[int, list[StoredQuestion]] = {}
+        for one in asked:
+            self._of_frame.setdefault(one.frame, []).append(one)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Example]:
-        chosen = []
-        for kind in rng.choice(len(self._pools), size=count, p=self._kind_shares):
+        """That many; the last frame gives what is left of it."""
+        chosen: list[Example] = []
+        for kind in rng.choice(len(self._pools), size=-(-count // self._per_picture), p=self._kind_shares):
             pool = self._pools[kind][int(rng.choice(len(self._pools[kind]), p=self._shares[kind]))]
-            chosen.append(self.example(pool[int(rng.integers(len(pool)))]))
-        return chosen
+            first = pool[int(rng.integers(len(pool)))]
+            others = [] if self._per_picture == 1 else self._others(first, rng)
+            images = self._store.images(first.frame)
+            chosen += [self._example(one, images) for one in [first, *others]]
+        return chosen[:count]
+
+    def _others(self, first: StoredQuestion, rng: np.random.Generator) -> list[StoredQuestion]:
+        """More questions about the same frame, none twice."""
+        rest = [one for one in self._of_frame[first.frame] if one is not first]
+        same = Counter(one.kind for one in rest)
+        shares = np.array([WEIGHTS.get(one.kind, 1.0) / same[one.kind] for one in rest])
+        count = min(len(rest), self._per_picture - 1)
+        return (
+            [rest[at] for at in rng.choice(len(rest), size=count, replace=False, p=shares / shares.sum())]
+            if count
+            else []
+        )
 
     def validation(self) -> list[Example]:
         return [self.example(question) for question in self._store.held_out() if question.kind in self.kinds]
 
     def example(self, question: StoredQuestion) -> Example:
         """The question as a model learns it."""
+        return self._example(question, self._store.images(question.frame))
+
+    def _example(self, question: StoredQuestion, images: tuple[Frame, ...]) -> Example:
         answer = tuple(self._tokens.encode(question.answer))
-        return Example(images=self._store.images(question.frame), prompt=question.question, answer=answer)
+        return Example(images=images, prompt=question.question, answer=answer)
 
 
 def _shares(counts: Sequence[int]) -> np.ndarray:

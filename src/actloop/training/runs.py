@@ -5,7 +5,7 @@ demonstrations ---------------------------------+--> RT2Recipe | OpenVLARecipe -
 questions, where RT-2 is co-fine-tuned --------'
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,14 @@ class RT2Recipe(Recipe):
     """One training run of RT-2.
 
     `batch_size` counts robot examples and questions; of a batch without questions, `robot_share` of it is drawn, so
-    that the robot is learned from as many examples with them as without. The others: see `RT2Config`.
+    that the robot is learned from as many examples with them as without. The others: see `RT2Config`; with the form
+    `plan` among `forms`, half of the robot examples of a policy that knows both are planned.
     """
 
     horizon: int = 2
     mapping: str = "rare"
     states: bool = True
+    forms: tuple[str, ...] = ("act",)
     robot_share: float = 0.6
 
     def __post_init__(self) -> None:
@@ -85,18 +87,21 @@ def run_rt2(
     name: str,
     init: VLM[PrismaticVLM],
     questions: QuestionStore | None = None,
+    plans: Sequence[str] = (),
     resume: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Fine-tune a vision-language model into an RT-2 or, with questions, co-fine-tune it.
 
+    `plans`: what comes next in every frame of the dataset, in words (`recorded_plans`); the form `plan` needs them.
+
     Raises:
         DataError: the dataset declares no embodiment.
         ContractError, CheckpointError, MissingDependency: as `train_rt2`.
     """
-    config = RT2Config(horizon=recipe.horizon, mapping=recipe.mapping, states=recipe.states)
+    config = RT2Config(horizon=recipe.horizon, mapping=recipe.mapping, states=recipe.states, forms=recipe.forms)
     policy = rt2.fresh_policy(init.backbone, _body(data), config, name=name)
-    source: ExampleSource = rt2.RobotExamples(policy, data, source=data.source)
+    source: ExampleSource = rt2.RobotExamples(policy, data, source=data.source, plans=plans)
     changed: Mapping[str, int] = {"batch_size": max(1, round(recipe.robot_share * recipe.batch_size))}
     if questions is not None:
         asked = QuestionExamples(questions, init.backbone.tokens)

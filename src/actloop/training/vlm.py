@@ -49,12 +49,14 @@ class TinySizes:
 class VLMRecipe(Recipe):
     """How the tiny model is trained: `seeing` steps of the towers alone (see seeing.py), then `steps` of the rest.
 
-    With `seeing` 0 the towers are trained with the rest.
+    With `seeing` 0 the towers are trained with the rest. `batch_size` counts questions, of which `per_picture` are
+    about the same frame, which is read once for all of them.
     """
 
     sizes: TinySizes = field(default_factory=TinySizes)
     steps: int = 2400
-    batch_size: int = 32
+    batch_size: int = 192
+    per_picture: int = 6
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     seeing: int = 1200
@@ -157,7 +159,7 @@ def train_vlm(
         if progress is not None:
             progress(recipe.seeing + step, losses)
 
-    examples = QuestionExamples(store, model.tokens)
+    examples = QuestionExamples(store, model.tokens, per_picture=recipe.per_picture)
     result = train_language(model, examples, recipe, out, save=save, resume=resume, progress=read)
     model.vision_backbone.requires_grad_(True)
     _seen_file(out).unlink(missing_ok=True)

@@ -1,8 +1,11 @@
 """OpenVLA (2406.09246) and OpenVLA-OFT (2502.19645): a Prismatic VLM that answers with actions, in one of three ways.
 
     tokens           [begin | patches | prompt] --one token at a time, of 256--> digits
-    parallel-tokens  [begin | patches | state | prompt | zeros | end] --both ways, once--> digits at the zeros
+    parallel-tokens  [begin | patches | state | prompt | slots | end] --both ways, once--> digits at the slots
     l1               the same                                          --both ways, once--> L1 head --> numbers
+
+The slots are zeros, as released, or learnt. A zero stays one through the first layer's norm: it asks nothing there, and
+only rotary positions tell one slot from another. A deep pretrained network copes; a small one learns far slower by it.
 
 Normalised actions and digits only: units are the policy's business.
 """
@@ -23,6 +26,7 @@ from actloop.models.prismatic.model import PrismaticVLM
 Head = Literal["tokens", "parallel-tokens", "l1"]
 HEADS: tuple[Head, ...] = ("tokens", "parallel-tokens", "l1")
 DIGITS = 256
+SLOT_STD = 0.02  # as Llama's words begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class ActionConfig:
     Attributes:
         vocabulary: digit d is the id `vocabulary` - d; of OpenVLA 32000, which is not the rows of its embedding.
         proprio_dim: numbers of the state, shown as one token; 0 where it is not shown. Only parallel heads see it.
+        learned_slots: what stands where a parallel head's numbers will be read is learnt, not zero.
     """
 
     action_dim: int
@@ -39,6 +44,7 @@ class ActionConfig:
     horizon: int = 1
     head: Head = "tokens"
     proprio_dim: int = 0
+    learned_slots: bool = False
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -47,6 +53,8 @@ class ActionConfig:
             raise ContractError("actions", f"expected sizes from 1 on and a vocabulary from {DIGITS} on, got {self}")
         if self.proprio_dim and self.head == "tokens":
             raise ContractError("proprio_dim", "the state is shown to parallel heads only (OFT); expected 0")
+        if self.learned_slots and self.head == "tokens":
+            raise ContractError("learned_slots", "only parallel heads (OFT) have slots; expected false")
 
     @property
     def numbers(self) -> int:
@@ -92,6 +100,8 @@ class ActingVLM(nn.Module):
         width = vlm.config.language.hidden
         self.action_head = ActionHead(width, config.action_dim) if config.head == "l1" else None
         self.proprio_projector = ProprioProjector(width, config.proprio_dim) if config.proprio_dim else None
+        slots = nn.Parameter(torch.randn(config.numbers, width) * SLOT_STD) if config.learned_slots else None
+        self.slot_embeddings = slots
 
     @property
     def device(self) -> torch.device:
@@ -191,7 +201,11 @@ class ActingVLM(nn.Module):
         count = self.config.numbers
         columns = torch.arange(embeds.shape[1] + count + 1, device=embeds.device)[None]
         room = functional.pad(embeds, (0, 0, 0, count + 1))
-        room = room.masked_fill(((columns >= lengths) & (columns < lengths + count))[..., None], 0.0)
+        is_slot = ((columns >= lengths) & (columns < lengths + count))[..., None]
+        room = room.masked_fill(is_slot, 0.0)
+        if self.slot_embeddings is not None:
+            nth = (columns - lengths).clamp(0, count - 1)
+            room = torch.where(is_slot, self.slot_embeddings.to(room.dtype)[nth], room)
         end = self.vlm.embed(None, asked.ids.new_full((1, 1), self.vlm.tokens.end))
         room = torch.where((columns == lengths + count)[..., None], end, room)
         hidden = self.vlm.hidden(room, columns <= lengths + count, causal=False)

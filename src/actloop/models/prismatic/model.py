@@ -7,6 +7,7 @@ released Hugging Face layout.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from actloop.models.backbone import IGNORED, Allowed, Example, LanguageBatch
 from actloop.models.prismatic.config import PrismaticConfig
 from actloop.models.prismatic.images import ImageProcessor
 from actloop.models.prismatic.language import Decoding, llama, run
+from actloop.models.prismatic.packing import SHARED, shared_rows, unpacked
 from actloop.models.prismatic.tokens import TextTokens
 from actloop.models.prismatic.vision import Projector, VisionBackbone
 
@@ -119,34 +121,51 @@ class PrismaticVLM(nn.Module):
     def collate(self, examples: Sequence[Example]) -> LanguageBatch:
         """Padded to the right; the answer and the token that ends it are labelled, nothing else is.
 
+        Examples that hold the very same pictures (one tuple, not equal ones) share a row and its patches: none of them
+        sees another (see packing.py), so that each learns as it would alone, for a fraction of the price.
+
         Raises:
             ContractError: no examples, rows with different numbers of pictures, or a sequence that is too long.
         """
         if not examples:
             raise ContractError("examples", "expected at least one")
-        prompts = [self._prompt(example.prompt) for example in examples]
-        answers = [[*example.answer, self.tokens.end] for example in examples]
-        ids, mask = self._padded([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])
-        labels = torch.full_like(ids, IGNORED)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            labels[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-        pixels = self._pixels([example.images for example in examples])
+        said = [(self.tokens.encode(one.prompt), [*one.answer, self.tokens.end]) for one in examples]
+        rows = shared_rows([one.images for one in examples])
+        ids, mask = self._padded([[self.tokens.begin, *chain(*(chain(*said[one]) for one in row))] for row in rows])
+        labels, owners = torch.full_like(ids, IGNORED), torch.full_like(ids, SHARED)
+        for at, row in enumerate(rows):
+            column = 1
+            for one in row:
+                prompt, answer = said[one]
+                first, last = column + len(prompt), column + len(prompt) + len(answer)
+                labels[at, first:last] = torch.tensor(answer)
+                owners[at, column:last] = one
+                column = last
+        pixels = self._pixels([examples[row[0]].images for row in rows])
         self._check_length(ids.shape[1], pixels)
-        return LanguageBatch(ids=ids, mask=mask, labels=labels, pictures={} if pixels is None else {PIXELS: pixels})
+        pictures = {} if pixels is None else {PIXELS: pixels}
+        packed = None if len(rows) == len(examples) else owners
+        return LanguageBatch(ids=ids, mask=mask, labels=labels, pictures=pictures, owners=packed)
 
-    def forward(self, batch: LanguageBatch) -> Float[Tensor, "batch"]:
-        """Mean cross-entropy over the labelled tokens of each row; 0 for a row without any."""
+    def forward(self, batch: LanguageBatch) -> Float[Tensor, "examples"]:
+        """Mean cross-entropy over the labelled tokens of each example; 0 for one without any."""
         embeds = self.embed(batch.pictures.get(PIXELS), batch.ids)
-        hidden = self.hidden(embeds, causal=True)
         shift = embeds.shape[1] - batch.ids.shape[1]  # patches between the first two tokens
         wanted = batch.labels[:, 1:]
-        row, column = torch.nonzero(wanted != IGNORED, as_tuple=True)
         # The token at `column + 1` of the ids is predicted one position before its own.
-        logits = self.logits(hidden[row, column + shift])
+        row, column = torch.nonzero(wanted != IGNORED, as_tuple=True)
+        if batch.owners is None:
+            hidden = self.hidden(embeds, causal=True)
+            owner, before, examples = row, column + shift, len(wanted)
+        else:
+            positions, sees, predicts = unpacked(batch.owners, shift)
+            hidden = run(self.language_model, embeds, positions, sees)
+            owner, before = batch.owners[row, column + 1], predicts[row, column + 1]
+            examples = int(batch.owners.max()) + 1
+        logits = self.logits(hidden[row, before])
         losses = functional.cross_entropy(logits.float(), wanted[row, column], reduction="none")
-        total = losses.new_zeros(len(wanted)).index_add(0, row, losses)
-        count = (wanted != IGNORED).sum(1)
-        return total / count.clamp(min=1)
+        total = losses.new_zeros(examples).index_add(0, owner, losses)
+        return total / torch.bincount(owner, minlength=examples).clamp(min=1)
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
