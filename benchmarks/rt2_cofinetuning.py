@@ -42,6 +42,7 @@ from actloop.training.plans import recorded_plans
 from actloop.training.questions import QuestionExamples, QuestionStore
 from actloop.training.recipe import Recipe
 from actloop.training.rt2 import CoFineTuning, RobotExamples, fresh_policy, train_rt2
+from actloop.training.runs import PER_PICTURE
 
 ARMS = ("co-fine-tuned", "fine-tuned", "scratch", "planning")
 MORE = 8  # `planning` trains for one part in so many of the steps, at a third of the learning rate
@@ -126,7 +127,9 @@ def _train(
     source: ExampleSource = RobotExamples(policy, data, source=data.source, plans=plans if planning else ())
     batch, steps, rate = round(args.robot_share * args.batch_size), args.steps, args.learning_rate
     if arm in ("co-fine-tuned", "planning"):
-        source = CoFineTuning(source, QuestionExamples(store, vlm.tokens), robot_share=args.robot_share)
+        source = CoFineTuning(
+            source, QuestionExamples(store, vlm.tokens, per_picture=PER_PICTURE), robot_share=args.robot_share
+        )
         batch = args.batch_size
     if planning:
         steps, rate = steps // MORE, rate / 3

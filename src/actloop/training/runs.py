@@ -27,6 +27,8 @@ from actloop.training.questions import QuestionExamples, QuestionStore
 from actloop.training.recipe import Recipe
 from actloop.training.vlm import TinySizes, tiny_network
 
+PER_PICTURE = 4  # questions about the same frame, beside the robot's
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RT2Recipe(Recipe):
@@ -104,7 +106,7 @@ def run_rt2(
     source: ExampleSource = rt2.RobotExamples(policy, data, source=data.source, plans=plans)
     changed: Mapping[str, int] = {"batch_size": max(1, round(recipe.robot_share * recipe.batch_size))}
     if questions is not None:
-        asked = QuestionExamples(questions, init.backbone.tokens)
+        asked = QuestionExamples(questions, init.backbone.tokens, per_picture=PER_PICTURE)
         source, changed = rt2.CoFineTuning(source, asked, robot_share=recipe.robot_share), {}
     plain = {field: getattr(recipe, field) for field in Recipe.__dataclass_fields__}
     return rt2.train_rt2(

@@ -40,7 +40,7 @@ class TinySizes:
     vision_dim: int = 96
     vision_depth: int = 2
     hidden: int = 128
-    layers: int = 3
+    layers: int = 4
     heads: int = 4
     kv_heads: int = 2
 
@@ -54,7 +54,7 @@ class VLMRecipe(Recipe):
     """
 
     sizes: TinySizes = field(default_factory=TinySizes)
-    steps: int = 2400
+    steps: int = 2000
     batch_size: int = 192
     per_picture: int = 6
     learning_rate: float = 1.5e-3
