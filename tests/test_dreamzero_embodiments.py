@@ -158,7 +158,7 @@ def test_joints_are_relative_to_the_blocks_start_and_come_back() -> None:
     assert declared.relative == ("joints",), "no gripper, no velocity"
     rng = np.random.default_rng(1)
     start, actions = rng.normal(size=(5, 3)), rng.normal(size=(5, 6, 4))
-    relative = declared.relative_actions(actions, start)
+    relative = declared.numbers.relative_actions(actions, start)
     assert np.allclose(relative[..., 1:3], actions[..., 1:3] - start[:, None, :2])
     assert np.array_equal(relative[..., [0, 3]], actions[..., [0, 3]])
     inside = 0.2 * actions

@@ -172,7 +172,7 @@ def test_memory_step_by_step_equals_the_window_encoded_anew(blocks: int) -> None
     shown = [observation(tick) for tick in range(last + 1)]
     session = made.start("reach the goal", seed=0)
     for obs in shown[:-1]:
-        session = made._seen(session, obs)
+        session = made.show(session, obs)
     session = replace(session, calls=blocks, past=None)
     fresh, prediction = made.predict(session, shown[-1])
     assert fresh.past is not None

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from actloop.evaluation.deciding import decide
 from actloop.evaluation.failures import failures_of, kind_of
 from actloop.evaluation.interventions import interventions_of
 from actloop.evaluation.recovery import alarms_of, recovery_of
+from actloop.evaluation.watching import Jerk
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import EventLog, read_events
 from actloop.loop.ladder import Handover
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.log.replay import replay
+from actloop.report.conduct import limits
 from actloop.simulation.exact import ExactWorld
 from actloop.simulation.faults import Disturbed, parse_faults
 from actloop.simulation.registry import WORLDS
@@ -587,3 +590,33 @@ def test_the_command_judges_and_the_report_comes_again(
     assert (out / "report.html").read_text() == page
     assert (out / "episodes.jsonl").read_bytes() == episodes
     assert main(["replay", str(out)]) == 0
+
+
+# --- jerk -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "of"), [("absolute", lambda t: t**3), ("delta", lambda t: 3 * t**2 * 0.1)])
+def test_jerk_is_the_third_derivative_of_the_motion(kind: str, of: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Of x = t^3 it is 6 everywhere; a delta is what its velocity amounts to in a tick."""
+    jerk = Jerk(ExactWorld(kind=kind, control_hz=10.0).embodiment)  # type: ignore[arg-type]
+    for value in of(np.arange(12) * 0.1):
+        assert len(jerk.to_dict()) <= 1
+        jerk.add(np.array([value, 0.0], dtype=np.float64))
+    assert jerk.to_dict() == {"position": pytest.approx(6.0, rel=1e-6)}
+
+
+def test_a_motion_of_a_few_ticks_has_no_jerk_and_an_even_one_none() -> None:
+    jerk = Jerk(ExactWorld().embodiment)
+    jerk.add(np.ones(2))
+    assert jerk.to_dict() == {}
+    for _ in range(5):
+        jerk.add(np.ones(2))
+    assert jerk.to_dict() == {"position": 0.0}
+
+
+def test_the_page_tells_the_jerk(judged: Comparison) -> None:
+    conduct = next(one for one in judged.conduct if (one.arm, one.condition) == ("seeker", "190ms"))
+    still = next(one for one in judged.conduct if (one.arm, one.condition) == ("still", "paused"))
+    assert conduct.jerk["position"] > 0
+    assert still.jerk["position"] >= 0
+    assert "jerk of what was sent<small>m/s³" in limits(judged)

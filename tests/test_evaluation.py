@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,18 +30,6 @@ from actloop.evaluation.judging import judge
 from actloop.evaluation.progress import Estimate, spoken
 from actloop.evaluation.run import read_run
 from actloop.evaluation.runner import Unit
-from actloop.evaluation.statistics import (
-    clopper_pearson,
-    compare_paired,
-    detectable_difference,
-    holm,
-    mcnemar,
-    mean_success,
-    paired_difference,
-    pairs_needed,
-    time_to_success,
-    wilson,
-)
 from actloop.loop.config import derive_seed
 from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld, read_tick
 
@@ -132,97 +119,6 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("run.json", "results.json", "report.html")
     }
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("k", "n", "low", "high"), [(5, 10, 18.7, 81.3), (18, 20, 68.3, 98.8), (45, 50, 78.2, 96.7), (90, 100, 82.4, 95.1)]
-)
-def test_clopper_pearson_gives_the_published_numbers(k: int, n: int, low: float, high: float) -> None:
-    interval = clopper_pearson(k, n)
-    assert (round(100 * interval.low, 1), round(100 * interval.high, 1)) == (low, high)
-
-
-def test_wilson_gives_known_numbers_and_stays_inside() -> None:
-    interval = wilson(90, 100)
-    assert (round(interval.low, 4), round(interval.high, 4)) == (0.8256, 0.9448)
-    assert wilson(0, 7).low == 0.0
-    assert wilson(7, 7).high == 1.0
-    empty = wilson(0, 0)
-    assert math.isnan(empty.value)
-    assert (empty.low, empty.high) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3)])
-def test_impossible_counts_are_refused(k: int, n: int) -> None:
-    with pytest.raises(ValueError, match="cannot be"):
-        wilson(k, n)
-
-
-def test_mcnemar_is_the_exact_sign_test() -> None:
-    assert mcnemar(0, 6) == pytest.approx(2 / 64)
-    assert mcnemar(6, 0) == mcnemar(0, 6)
-    assert mcnemar(3, 3) == 1.0
-    assert mcnemar(0, 0) == 1.0
-
-
-def test_holm_steps_down_and_stays_monotone() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-def test_the_mean_of_tasks_weighs_tasks_alike_and_keeps_a_width() -> None:
-    uneven = mean_success({"often": dict.fromkeys(range(10), True), "rare": {0: False, 1: False}})
-    assert uneven.value == pytest.approx(0.5)
-    sure = mean_success({"a": dict.fromkeys(range(10), True)})
-    assert sure.high == 1.0
-    assert sure.low == pytest.approx(wilson(10, 10).low)  # ten of ten is not certainty
-    assert mean_success({"a": {0: True, 1: False}}) == mean_success({"a": {1: False, 0: True}})
-
-
-def test_seeds_that_sink_all_tasks_together_widen_the_interval() -> None:
-    together = {task: {seed: seed % 2 == 0 for seed in range(10)} for task in "abcdefgh"}
-    apart = {task: {seed: (seed + index) % 2 == 0 for seed in range(10)} for index, task in enumerate("abcdefgh")}
-    wide, narrow = mean_success(together), mean_success(apart)
-    assert wide.value == narrow.value == 0.5
-    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
-
-
-def test_paired_arms_are_compared_on_shared_seeds_only() -> None:
-    first = {"a": {0: True, 1: True, 2: True}, "b": {0: True}}
-    second = {"a": {0: False, 1: True, 9: False}}
-    paired = compare_paired(first, second)
-    assert (paired.pairs, paired.only_first, paired.only_second) == (2, 1, 0)
-    assert paired.difference.value == 0.5
-    assert paired.difference.low <= 0 <= paired.difference.high
-    assert compare_paired(first, {}).pairs == 0
-
-
-def test_the_paired_interval_agrees_with_newcombe() -> None:
-    interval = paired_difference(both=36, only_first=14, only_second=0, pairs=54)  # 12/54 fail both, 2 neither
-    assert interval.value == pytest.approx(14 / 54)
-    assert 0.1 < interval.low < interval.value < interval.high < 0.42
-    with pytest.raises(ValueError, match="cannot hold"):
-        paired_difference(both=3, only_first=1, only_second=1, pairs=4)
-
-
-def test_the_number_of_pairs_needed_falls_with_the_difference() -> None:
-    assert pairs_needed(0.1, 0.2) == 168  # of the exact test; the normal approximation says 155
-    assert pairs_needed(-0.1, 0.2) == 168
-    assert pairs_needed(0.3, 0.3) < 30
-    assert detectable_difference(168, 0.2) == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="difference"):
-        pairs_needed(0.0, 0.2)
-
-
-def test_failures_count_as_their_time_limit() -> None:
-    taken = time_to_success([1.0, 3.0, 2.0], [True, True, False], [5.0, 5.0, 5.0])
-    assert taken.median == 2.0
-    assert taken.restricted_mean == pytest.approx(3.0)
-    assert math.isnan(time_to_success([2.0], [False], [5.0]).median)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

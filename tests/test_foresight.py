@@ -15,10 +15,13 @@ from rich.console import Console
 import actloop
 from actloop.cli.foreseen import foresight
 from actloop.contracts import ActionChunk, Committed, Embodiment, Future, Observation, Prediction
-from actloop.errors import CheckpointError, ContractError
+from actloop.errors import CheckpointError, ContractError, DataError
+from actloop.evaluation import CompareConfig, compare
 from actloop.evaluation.foresight import ForesightReport, judge_foresight
+from actloop.evaluation.foresight.keeping import keep_foresight, read_foresight
 from actloop.evaluation.foresight.measures import Ranked, measure_frames, spread_over_skill
 from actloop.evaluation.foresight.moments import other_chunks, planned_moments, restore
+from actloop.report.page import write_page
 from actloop.simulation.exact import FIELD, GRID, MAX_STEP, ExactWorld
 
 HORIZON = 8
@@ -272,3 +275,77 @@ def test_the_command_refuses_what_cannot_imagine_and_a_value_of_another_robot() 
     shipped = Path(actloop.__file__).parent / "weights" / "tabletop"
     with pytest.raises(CheckpointError, match="exact"):
         foresight(str(shipped / "joint.safetensors"), world="exact", value=str(shipped / "checks/value.safetensors"))
+
+
+# --- the page of a run ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    arms = {"dreamer": "test_foresight:dreamer", "other": "test_foresight:other"}
+    settings = CompareConfig(
+        out=tmp_path / "run", arms=arms, world="exact", tasks=(TASKS[1].name,), episodes=1, clock="paused",
+        sweep=(), videos=0, workers=1,
+    )  # fmt: skip
+    compare(settings)
+    return settings.out
+
+
+@dataclass
+class Named(Dreamer):
+    digest: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        return {"digest": self.digest}
+
+
+def dreamer() -> Named:
+    return Named(digest="0123")
+
+
+def other() -> Named:
+    return Named(digest="4567")
+
+
+def test_what_was_judged_is_on_the_page_of_the_run_with_the_same_weights(run: Path, perfect: ForesightReport) -> None:
+    assert "worth acting on" not in write_page(run).read_text(encoding="utf-8")
+    report = replace(perfect, policy={"digest": "4567"})
+    path = keep_foresight(run, report)
+    assert path.name == "other.json"
+    assert read_foresight(run, "dreamer") is None
+    page = write_page(run).read_text(encoding="utf-8")
+    section = page[page.index("worth acting on?") :].partition("</section>")[0]
+    assert section.count("<tr>") == 1 + 4 + 1 + 1  # leads of one arm, and its ranking, each with a head
+    assert "1.00 <small>1.00 to 1.00</small>" in section
+    assert ">dreamer<" not in section
+
+
+def test_without_a_value_only_the_frames_are_on_the_page(run: Path, perfect: ForesightReport) -> None:
+    keep_foresight(run, replace(perfect, policy={"digest": "0123"}, ranking=None, calibration=None))
+    page = write_page(run).read_text(encoding="utf-8")
+    assert "worth acting on" in page
+    assert "<th>regret" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"policy": {"digest": "89"}}, r"none of its arms \(dreamer, other\) has the weights"),
+        ({"policy": {}}, "none of its arms"),
+        ({"embodiment": "arm"}, "is of the robot 'exact-delta', what was judged acts on 'arm'"),
+    ],
+)
+def test_a_judgement_of_something_else_is_not_kept(
+    run: Path, perfect: ForesightReport, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ContractError, match=says):
+        keep_foresight(run, replace(perfect, **changes))
+    assert not (run / "foresight").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"errors": 3}', '{"errors": [], "responses": [{}]}'])
+def test_a_damaged_judgement_is_refused(run: Path, content: str) -> None:
+    (run / "foresight").mkdir()
+    (run / "foresight" / "other.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"other\.json: not a judgement of foresight"):
+        write_page(run)

@@ -32,6 +32,8 @@ HEAVY = (
     "transformers",
     "accelerate",
     "peft",
+    "ray",
+    "statsmodels",
 )
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -14,9 +14,10 @@ from actloop.errors import ContractError, UnknownNameError
 
 mujoco = pytest.importorskip("mujoco")
 
+from actloop.simulation.faults import Disturbed, parse_faults  # noqa: E402
 from actloop.simulation.tabletop import Tabletop  # noqa: E402
 from actloop.simulation.tabletop.bodies import REACH_HIGH, REACH_LOW, Arm  # noqa: E402
-from actloop.simulation.tabletop.scene import BELT_SPEED, COLOURS, HALF, MAX_OPENING  # noqa: E402
+from actloop.simulation.tabletop.scene import BELT_SPEED, COLOURS, HALF, MAX_OPENING, PAD_TOP  # noqa: E402
 
 FINGERPRINT = """
 import hashlib, numpy as np
@@ -370,3 +371,55 @@ def test_it_draws_where_opengl_is_switched_off_and_needs_no_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=environment
     )
     assert done.stdout.strip() == "True []"
+
+
+@pytest.mark.parametrize("body", ["gripper", "arm"])
+def test_the_goal_moves_where_it_is_seen_and_the_expert_follows(body: str) -> None:
+    world = Tabletop(body=body)
+    task, moved = world.tasks["place-left-green"], 0
+    for seed in range(4):
+        first = world.reset(task, seed=seed)
+        scene = world._scene
+        home = scene.pad("left")
+        for _ in range(6):
+            world.apply(world.demonstrate())
+        before = world.observe().images["front"]
+        world.disturb("goal", seed=seed)
+        apart = np.linalg.norm(scene.pad("left") - home)
+        assert 0.03 < apart < 0.09
+        assert (world.observe().images["front"] != before).any(axis=-1).sum() > 40
+        while world.outcome() is None:
+            world.apply(world.demonstrate())
+        moved += world.outcome().success
+        block = scene.block("green")
+        assert np.abs(block[:2] - scene.pad("left")).max() < 0.06
+        assert block[2] == pytest.approx(PAD_TOP + HALF, abs=0.004)  # it lies on the pad, not in the table
+        again = world.reset(task, seed=seed)
+        assert np.array_equal(scene.pad("left"), home)
+        assert np.array_equal(again.images["front"], first.images["front"])
+    assert moved == 4
+    world.close()
+
+
+def test_only_a_goal_that_is_free_moves(gripper):
+    gripper.reset(gripper.tasks["pick-red"], seed=0)
+    with pytest.raises(ContractError, match="about no pad"):
+        gripper.disturb("goal", seed=0)
+    gripper.reset(gripper.tasks["place-right-red"], seed=0)
+    while gripper.outcome() is None:
+        gripper.apply(gripper.demonstrate())
+    with pytest.raises(ContractError, match="a block is above the right pad"):
+        gripper.disturb("goal", seed=0)
+    assert "goal" not in gripper.disturbances  # recordings that draw from them stay what they were
+
+
+def test_a_moved_goal_is_a_fault_that_repeats(gripper):
+    seen = []
+    for _ in range(2):
+        world = Disturbed(gripper, parse_faults(["goal@3"]))
+        world.reset(gripper.tasks["place-left-blue"], seed=5)
+        for _ in range(8):
+            world.apply(world.demonstrate())
+        seen.append(world.observe().images["front"])
+        assert [one.onset for one in world.incidents] == [3]
+    assert np.array_equal(*seen)

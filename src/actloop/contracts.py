@@ -317,6 +317,34 @@ class SamplingPolicy(Policy[Session], Protocol[Session]):
 
 
 @runtime_checkable
+class BatchedPolicy(Policy[Session], Protocol[Session]):
+    """A policy that answers several episodes in one pass, each from a session of its own.
+
+    Row by row the answers are those of `predict`, but for rounding: a batch of another size may add up in another
+    order.
+    """
+
+    def predict_batch(
+        self, sessions: Sequence[Session], observations: Sequence[Observation], *, imagine: bool = False
+    ) -> Sequence[tuple[Session, Prediction]]: ...
+
+
+@runtime_checkable
+class Absorbing(Policy[Session], Protocol[Session]):
+    """A policy that takes in what is seen between two requests, so that a request has less left to compute.
+
+    Its answers are those to the same frames taken in with the request.
+    """
+
+    @property
+    def absorb_every(self) -> int:
+        """Ticks from one frame that it wants to the next; 0 for none between requests."""
+        ...
+
+    def absorb(self, session: Session, obs: Observation) -> Session: ...
+
+
+@runtime_checkable
 class WorldActionModel(Policy[Session], Protocol[Session]):
     """Acts and imagines: what will be seen after this observation if this chunk is executed.
 

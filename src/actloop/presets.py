@@ -10,6 +10,7 @@ from actloop.evaluation.config import CompareConfig
 from actloop.models.fastwam import VARIANTS, FastWAMConfig
 from actloop.models.openvla.network import Head
 from actloop.stack.sources import shipped_files
+from actloop.training.dreamzero import DreamZeroRecipe
 from actloop.training.openvla import OpenVLARecipe
 from actloop.training.recipe import Recipe
 from actloop.training.runs import RT2Recipe
@@ -32,7 +33,7 @@ SMALL_OPENVLA = TinySizes()  # of a network from nothing
 
 
 def small_openvla(head: Head) -> OpenVLARecipe:
-    """An OpenVLA of 1.2 M parameters: four actions as tokens, the state in words; or eight by OFT's regression."""
+    """An OpenVLA of 1.4 M parameters: four actions as tokens, the state in words; or eight by OFT's regression."""
     if head == "tokens":
         return OpenVLARecipe(horizon=4, template="v1-state", steps=1800, batch_size=32, learning_rate=1.2e-3)
     return OpenVLARecipe(head=head, horizon=8, proprio=True, steps=2500, batch_size=32, learning_rate=1e-3)
@@ -48,6 +49,11 @@ def planning_rt2() -> RT2Recipe:
     return replace(small_rt2(), forms=("act", "plan"))
 
 
+def small_dreamzero() -> DreamZeroRecipe:
+    """A DreamZero of 0.9 M parameters; with video of another body, four rows of it beside twenty that act."""
+    return DreamZeroRecipe(steps=3000, batch_size=20, video_rows=4, learning_rate=1.5e-3, validate_every=750)
+
+
 PRESETS: Mapping[str, Callable[[], Recipe]] = {
     **{
         f"{world}-{variant}": partial(small, variant, steps=steps)
@@ -59,6 +65,7 @@ PRESETS: Mapping[str, Callable[[], Recipe]] = {
     "tabletop-rt2-planning": planning_rt2,
     "tabletop-openvla": partial(small_openvla, "tokens"),
     "tabletop-openvla-oft": partial(small_openvla, "l1"),
+    "tabletop-dreamzero": small_dreamzero,
 }
 
 

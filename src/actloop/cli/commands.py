@@ -117,6 +117,7 @@ def train(
     data: options.TrainingData,
     init: options.Init = None,
     questions: options.Questions = None,
+    video: options.VideoOf = (),
     out: options.OutFile,
     steps: options.Steps = None,
     seed: options.TrainSeed = 0,
@@ -130,7 +131,9 @@ def train(
     from actloop.cli.trained import summary, train_preset
 
     with keeping(out.with_suffix(".state"), "the same command with --resume goes on from there"):
-        result = train_preset(preset, data, out, steps=steps, seed=seed, resume=resume, init=init, questions=questions)
+        result = train_preset(
+            preset, data, out, steps=steps, seed=seed, resume=resume, init=init, questions=questions, video=video
+        )
     print(as_json(result) if json else summary(result))
 
 
@@ -179,6 +182,8 @@ def compare(
     compute_budget: options.ComputeBudget = None,
     videos: options.Videos = 1,
     workers: options.Workers = 2,
+    batch: options.Batch = 1,
+    ray: options.Ray = "",
     out: options.OutFolder,
     json: options.Json = False,
 ) -> None:
@@ -214,6 +219,8 @@ def compare(
         compute_budget=compute_budget,
         videos=videos,
         workers=workers,
+        batch=batch,
+        ray=ray,
     )
     with keeping(out, "the same command runs what is missing"):
         run_comparison(config, json=json)

@@ -27,6 +27,8 @@ def eval_(
     calibration_episodes: options.CalibrationEpisodes = 20,
     videos: options.Videos = 1,
     workers: options.Workers = 2,
+    batch: options.Batch = 1,
+    ray: options.Ray = "",
     out: options.OutFolder,
     json: options.Json = False,
 ) -> None:
@@ -59,6 +61,8 @@ def eval_(
         calibration_episodes=calibration_episodes,
         videos=videos,
         workers=workers,
+        batch=batch,
+        ray=ray,
     )
     with keeping(out, "the same command runs what is missing"):
         run_comparison(config, json=json)

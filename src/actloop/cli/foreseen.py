@@ -26,11 +26,12 @@ def foresight(
     moments: options.Moments = 3,
     candidates: options.Candidates = 8,
     draws: options.Draws = 3,
+    run: options.KeptIn = None,
     json: options.Json = False,
 ) -> None:
     """Judge what a world action model imagines, by the simulator.
 
-    Error, what the action changes, which chunk it prefers; nothing is written.
+    Error, what the action changes, which chunk it prefers; only `--run` writes.
     """
     from rich.console import Console
 
@@ -55,6 +56,12 @@ def foresight(
         )
     finally:
         made.close()
+    if run is not None:
+        from actloop.evaluation.foresight.keeping import keep_foresight
+        from actloop.report.page import write_page
+
+        keep_foresight(run, report)
+        write_page(run)
     if json:
         print(as_json(report.to_dict()))
     else:

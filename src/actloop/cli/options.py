@@ -27,6 +27,21 @@ Tasks = Annotated[
 Episodes = Annotated[int, arg(metavar="N", help="Episodes per task.")]
 Seed = Annotated[int, arg(metavar="N", help="Seed of the first episode; the others count up from it.")]
 Workers = Annotated[int, arg(metavar="N", help="Processes to use; changes the speed and nothing else.")]
+Batch = Annotated[
+    int,
+    arg(
+        metavar="N",
+        help="Answer N episodes in one pass. Decides the last bits: one worker, many and a cluster agree for one N.",
+    ),
+]
+Ray = Annotated[
+    str,
+    arg(
+        metavar="ADDRESS",
+        help="Run the episodes on a Ray cluster; `local` starts one on this machine.",
+        help_behavior_hint="(default: this machine's processes)",
+    ),
+]
 OutFolder = Annotated[Path, arg(metavar="FOLDER", help="Folder to write.")]
 OutFile = Annotated[Path, arg(metavar="FILE", help="File to write.")]
 Json = Annotated[bool, arg(help="Print JSON instead of text.", help_behavior_hint="")]
@@ -229,6 +244,14 @@ Init = Annotated[
     Path | None,
     arg(metavar="VLM", help="Vision-language model to start from.", help_behavior_hint="(default: from nothing)"),
 ]
+VideoOf = Annotated[
+    tuple[Path, ...],
+    arg(
+        metavar="FOLDER ...",
+        help="Recordings of other bodies: DreamZero learns from their video alone.",
+        help_behavior_hint="(default: none)",
+    ),
+]
 Questions = Annotated[
     Path | None,
     arg(metavar="FOLDER", help="Questions to co-fine-tune RT-2 on.", help_behavior_hint="(default: robot data alone)"),
@@ -354,4 +377,12 @@ ValueFile = Annotated[
 ]
 Moments = Annotated[int, arg(metavar="N", help="Moments per episode at which futures are imagined, at most.")]
 Candidates = Annotated[int, arg(metavar="N", help="Chunks tried at each moment, the policy's own among them.")]
+KeptIn = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="Run with the same weights as an arm: keep the figures there, and show them on its page.",
+        help_behavior_hint="(optional)",
+    ),
+]
 Draws = Annotated[int, arg(metavar="N", help="Imagined futures of the policy's own chunk, from different noise.")]

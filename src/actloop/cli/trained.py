@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from actloop.presets import PRESETS, SMALL_OPENVLA
 from actloop.simulation.registry import make_world
 from actloop.training.answers import Accuracy, accuracy_table
 from actloop.training.config import TrainConfig
+from actloop.training.dreamzero import DreamZeroRecipe, train_small_dreamzero
 from actloop.training.openvla import OpenVLARecipe
 from actloop.training.plans import recorded_plans
 from actloop.training.questions import QuestionStore
@@ -40,12 +41,15 @@ def train_preset(
     resume: bool,
     init: Path | None = None,
     questions: Path | None = None,
+    video: Sequence[Path] = (),
 ) -> TrainResult:
     """Train a preset on a dataset; the tiny vision-language model on questions, recorded where there are none yet.
 
+    `video`: recordings of other bodies, of which a DreamZero learns from the video alone.
+
     Raises:
         UnknownNameError: no such preset.
-        ContractError: `init` or `questions` where the preset takes none, or lacks what it needs.
+        ContractError: `init`, `questions` or `video` where the preset takes none, or lacks what it needs.
         CheckpointError: `out` is there already.
     """
     if preset not in PRESETS:
@@ -54,6 +58,8 @@ def train_preset(
     if steps is not None:
         recipe = replace(recipe, steps=steps, validate_every=min(recipe.validate_every, steps))
     _check_taken(preset, recipe, init, questions)
+    if video and not isinstance(recipe, DreamZeroRecipe):
+        raise ContractError("--video", f"preset {preset!r} learns from no video alone; only DreamZero does")
     keep_finished(out)
     if isinstance(recipe, VLMRecipe):
         store = stored(data, world=preset.partition("-")[0], frames=QUESTIONED_FRAMES, seed=0)
@@ -74,6 +80,11 @@ def train_preset(
                 recipe, episodes, out, name=preset, init=vlm, questions=asked, plans=plans, resume=resume,
                 progress=progress,
             )  # fmt: skip
+        if isinstance(recipe, DreamZeroRecipe):
+            others = [decoded(one) for one in video]
+            return train_small_dreamzero(
+                recipe, episodes, out, name=preset, video=others, resume=resume, progress=progress
+            )
         assert isinstance(recipe, TrainConfig)
         return train(recipe, data=episodes, out=out, name=preset, resume=resume, progress=progress)
 

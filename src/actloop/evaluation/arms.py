@@ -14,6 +14,7 @@ PLACES = {
     "optional-idm": "online",
     "optional-idm, first-frame": "in training only",
     "action-conditioned": "in training only",
+    "dreamzero": "online",
     "rt2": "nowhere",
     "openvla": "nowhere",
     "openvla-oft": "nowhere",
@@ -26,13 +27,18 @@ OTHER_PLACE = "not stated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One policy of a comparison. `identity` is what it says of itself; `measured` its calls on this machine."""
+    """One policy of a comparison. `identity` is what it says of itself; `measured` its calls on this machine.
+
+    `batch` is how many rows each of its answers is computed with; where fewer were asked for, `rowwise` says why.
+    """
 
     name: str
     source: str
     horizon: int
     identity: Mapping[str, Any] = field(default_factory=dict)
     measured: LatencyProfile
+    batch: int = 1
+    rowwise: str = ""
 
     @property
     def variant(self) -> str:
@@ -55,7 +61,10 @@ class Arm:
         return float(self.identity.get("tokens_per_action") or "nan")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"measured": self.measured.to_dict(), "variant": self.variant, "place": self.place}
+        plain = asdict(self)
+        if self.batch == 1 and not self.rowwise:  # nobody asked for batches: as it always was
+            del plain["batch"], plain["rowwise"]
+        return plain | {"measured": self.measured.to_dict(), "variant": self.variant, "place": self.place}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Arm":
@@ -65,6 +74,8 @@ class Arm:
             horizon=plain["horizon"],
             identity=plain["identity"],
             measured=LatencyProfile.from_dict(plain["measured"]),
+            batch=plain.get("batch", 1),
+            rowwise=plain.get("rowwise", ""),
         )
 
 

@@ -55,7 +55,7 @@ def compare(config: CompareConfig, progress: Callable[[Progress], None] | None =
     finished = {unit_of(record) for record in done}
     missing = [unit for unit in run.units() if unit not in finished and watch.wants(unit)]
     estimate = Estimate(total=len(finished) + len(missing), done=len(done), missing=missing, workers=config.workers)
-    job = Job(config=config, conditions={item.name: item for item in run.conditions}, main=run.main.name)
+    job = job_of(config, run)
     report = progress or (lambda _: None)
     report(estimate.progress())
     try:
@@ -75,6 +75,17 @@ def compare(config: CompareConfig, progress: Callable[[Progress], None] | None =
         kept = f"{estimate.done} of {estimate.total} episodes are kept; make room, and run the same again"
         raise ActloopError(f"{config.out}: cannot be written ({error.strerror}). {kept}") from error
     return comparison
+
+
+def job_of(config: CompareConfig, run: Run) -> Job:
+    """What has to be known to run any episode of a run."""
+    return Job(
+        config=config,
+        conditions={item.name: item for item in run.conditions},
+        main=run.main.name,
+        desks={arm.name: arm.horizon for arm in run.arms if arm.batch > 1},
+        digests={arm.name: str(arm.identity.get("digest", "")) for arm in run.arms},
+    )
 
 
 def load_comparison(folder: Path) -> Comparison:
@@ -117,7 +128,18 @@ def _new_run(config: CompareConfig, world: World) -> Run:
         measured = subject.measure(world.reset(tasks[0], seed=config.seed), tasks[0])
         identity_ = subject.describe()
         calls = calls or subject.calls
-        arms.append(Arm(name=name, source=source, horizon=subject.horizon, identity=identity_, measured=measured))
+        rowwise = subject.rowwise(config.batch, world, tasks, seed=config.seed) if config.batch > 1 else ""
+        arms.append(
+            Arm(
+                name=name,
+                source=source,
+                horizon=subject.horizon,
+                identity=identity_,
+                measured=measured,
+                batch=1 if rowwise else config.batch,
+                rowwise=rowwise,
+            )
+        )
         subject.close()
     if config.rescue and config.rescue_after is None and not calls:
         reason = "no arm asks for a human (a stack with the rung 'human', or with limits, does); say `rescue_after`"

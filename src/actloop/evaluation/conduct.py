@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Conduct:
         outside_bound: 95 % upper bound on the share of episodes in which something outside is sent, where none did.
         per_hour: successes per hour of robot time.
         success_by_delay: success of the episodes, by the third of them that waited least, more, and most.
+        jerk: root mean square over the episodes by part of the action, in its unit per second cubed.
         time_to_success: the share that has not yet succeeded, by seconds; None without episodes.
     """
 
@@ -48,6 +49,7 @@ class Conduct:
     per_hour: float
     success_by_delay: tuple[tuple[float, float], ...]
     time_to_success: Curve | None
+    jerk: Mapping[str, float] = field(default_factory=dict)
 
 
 def conduct_of(arm: str, condition: str, records: Sequence[Record], limits: Mapping[str, float]) -> Conduct:
@@ -76,7 +78,17 @@ def conduct_of(arm: str, condition: str, records: Sequence[Record], limits: Mapp
         per_hour=3600 * sum(map(alone, records)) / seconds if seconds else math.nan,
         success_by_delay=_by_delay(records),
         time_to_success=_curve(records, limits),
+        jerk=_jerk(records),
     )
+
+
+def _jerk(records: Sequence[Record]) -> dict[str, float]:
+    """Every tick alike; episodes that were recorded without it are left out."""
+    squares: dict[str, list[tuple[float, int]]] = {}
+    for record in records:
+        for part, value in record.get("watched", {}).get("jerk", {}).items():
+            squares.setdefault(part, []).append((value * value, record["result"]["ticks"]))
+    return {part: math.sqrt(sum(s * n for s, n in of) / sum(n for _, n in of)) for part, of in squares.items()}
 
 
 def _by_delay(records: Sequence[Record]) -> tuple[tuple[float, float], ...]:

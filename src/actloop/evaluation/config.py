@@ -19,7 +19,7 @@ from typing import Literal
 from actloop.errors import ActloopError, ContractError, UnknownNameError
 from actloop.simulation.faults import parse_faults
 
-LATER = ("disturb", "rescue", "rescue_seconds", "rescue_after", "until_decided")
+LATER = ("disturb", "rescue", "rescue_seconds", "rescue_after", "until_decided", "batch")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -39,7 +39,11 @@ class CompareConfig:
     own).
     `clock` "paused" stops the world while the model thinks, as most benchmarks do. `execute_horizon` is how many
     actions run before the next chunk takes over, the loop's default where None. `videos` is the number of episodes
-    per arm and task that are filmed. `workers` changes the speed and nothing else.
+    per arm and task that are filmed.
+
+    `workers` and `ray`, the address of a cluster, change the speed and nothing else. `batch` is how many rows the
+    answers of a policy are computed with, those of several episodes together where there are several: it decides the
+    last bits, so a folder keeps its number, and with it the episodes are the same on one worker as on many.
 
     `faults` disturb every episode, as `displace@15-30`. `disturb` adds, to every latency, the same condition disturbed,
     one for each `FAULT[,FAULT...]` or `NAME=FAULT[,FAULT...]`, on the same seeds. In place of a latency "paused" stops
@@ -81,6 +85,8 @@ class CompareConfig:
     rescue_seconds: float = 2.0
     rescue_after: float | None = None
     until_decided: bool = False
+    batch: int = 1
+    ray: str = ""
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -92,7 +98,7 @@ class CompareConfig:
             raise ContractError("compare.baseline", f"{self.baseline!r} is none of the arms {sorted(self.arms)}")
         if self.clock not in ("virtual", "paused"):
             raise ContractError("compare.clock", f"expected 'virtual' or 'paused', got {self.clock!r}")
-        for name, least in (("episodes", 1), ("workers", 1), ("videos", 0), ("seed", 0)):
+        for name, least in (("episodes", 1), ("workers", 1), ("batch", 1), ("videos", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ContractError(f"compare.{name}", f"expected at least {least}, got {getattr(self, name)}")
         for name in ("failure_cost", "compute_budget"):
@@ -126,9 +132,9 @@ class CompareConfig:
         return range(self.seed, self.seed + self.episodes)
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready; what decides the results and nothing else (neither the folder nor the number of workers)."""
+        """JSON-ready; what decides the results and nothing else (neither the folder nor who does the work)."""
         plain = asdict(self)
-        for name in ("out", "workers"):
+        for name in ("out", "workers", "ray"):
             del plain[name]
         for name in LATER:  # folders that were begun without them can still be continued
             if plain[name] == DEFAULTS[name]:

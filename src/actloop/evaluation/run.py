@@ -37,14 +37,21 @@ class Run:
         return range(self.config["seed"], self.config["seed"] + self.config["episodes"])
 
     def units(self) -> list[Unit]:
-        """Every planned episode; seed by seed and the main condition first, so that a part of a run is a fair part."""
-        return [
+        """Every planned episode; seed by seed and the main condition first, so that a part of a run is a fair part.
+
+        Where answers are computed in batches, the episodes of an arm follow each other, so that batches are full.
+        """
+        units = [
             Unit(arm=arm.name, condition=condition.name, task=task.name, seed=seed)
             for seed in self.seeds
             for condition in self.conditions
             for task in self.tasks
             for arm in self.arms
         ]
+        if self.config.get("batch", 1) > 1:
+            order = [arm.name for arm in self.arms]
+            units.sort(key=lambda unit: (unit.seed, order.index(unit.arm)))
+        return units
 
     def to_dict(self) -> dict[str, Any]:
         return {

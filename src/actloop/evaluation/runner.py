@@ -1,18 +1,20 @@
 """Runs one episode of a comparison in this process: one world, one policy per arm, kept between episodes."""
 
+import contextlib
 import errno
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from actloop.contracts import Outcome, Task, World
+from actloop.evaluation.batching import Beside, Desk, Link
 from actloop.evaluation.conditions import ClockKind, Condition
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.film import Film, write_video
-from actloop.evaluation.subjects import STACK, Setting, Subject, open_subject
+from actloop.evaluation.subjects import STACK, DeskSubject, Running, Setting, open_subject, policy_of
 from actloop.evaluation.watching import Told, Watch, rescuer_of
 from actloop.loop.config import LoopConfig
 from actloop.loop.events import EventLog, Subscriber
@@ -43,11 +45,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What every process of one comparison knows."""
+    """What every process of one comparison knows.
+
+    `desks` are the horizons of the arms that answer in batches, `digests` those of the arms' weights.
+    """
 
     config: CompareConfig
     conditions: Mapping[str, Condition]
     main: str
+    desks: Mapping[str, int] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def filmed(self, unit: Unit) -> bool:
         return unit.condition == self.main and unit.seed < self.config.seed + self.config.videos
@@ -55,11 +62,20 @@ class Job:
 
 @dataclass(slots=True)
 class Runner:
-    """Opens what an episode needs when it is first needed, and again after an episode that crashed."""
+    """Opens what an episode needs when it is first needed, and again after an episode that crashed.
+
+    `link` leads to the desk of an arm that answers in batches; None for desks of this process.
+    """
 
     job: Job
+    link: Callable[[str], Link] | None = None
     world: World | None = None
-    subjects: dict[tuple[str, str], Subject] = field(default_factory=dict)
+    subjects: dict[tuple[str, str], Running] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Make the world before the first episode; where that fails, the episode says so."""
+        with contextlib.suppress(Exception):
+            self._world()
 
     def run(self, unit: Unit) -> dict[str, Any]:
         """The record of one episode, JSON-ready. What the world or the policy raises makes it a failed episode."""
@@ -68,7 +84,7 @@ class Runner:
         except Exception as error:  # a crash is a failure of that episode, not the end of the comparison
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise  # nor of any other: it was the disk
-            record = _crashed(self.job, unit, error)
+            record = crashed(self.job, unit, f"{type(error).__name__}: {error}")
         if record["result"]["error"]:
             self.close()
         return record
@@ -118,12 +134,16 @@ class Runner:
             self.world = make_world(self.job.config.world, **self.job.config.world_options)
         return self.world
 
-    def _subject(self, unit: Unit) -> Subject:
+    def _subject(self, unit: Unit) -> Running:
         """A policy is opened once for a clock, a stack once for each latency: its calibration holds for that one."""
         config, source = self.job.config, self.job.config.arms[unit.arm]
         condition = self.job.conditions[unit.condition]
         key = (unit.arm, condition.timing if source.endswith(STACK) else condition.clock)
-        if key not in self.subjects:
+        if key not in self.subjects and unit.arm in self.job.desks:
+            link = self.link(unit.arm) if self.link else Beside(desk_of(self.job, unit.arm))
+            body = self._world().embodiment
+            self.subjects[key] = DeskSubject(link, body, self.job.desks[unit.arm], condition.clock)
+        elif key not in self.subjects:
             path = config.out / calibration_path(unit.arm, condition.timing)
             self.subjects[key] = open_subject(
                 source,
@@ -133,6 +153,11 @@ class Runner:
                 calibration=path if path.exists() else None,
             )
         return self.subjects[key]
+
+
+def desk_of(job: Job, arm: str) -> Desk:
+    """The policy of an arm, opened in this process to answer in batches."""
+    return Desk(policy_of(job.config.arms[arm]), job.config.batch)
 
 
 def setting_of(config: CompareConfig, clock: ClockKind) -> Setting:
@@ -179,7 +204,7 @@ def _record(unit: Unit, result: EpisodeResult) -> dict[str, Any]:
     }
 
 
-def _crashed(job: Job, unit: Unit, error: Exception) -> dict[str, Any]:
+def crashed(job: Job, unit: Unit, error: str) -> dict[str, Any]:
     """The record of an episode that broke before or after the loop could report on it."""
     result = EpisodeResult(
         task=unit.task,
@@ -190,6 +215,6 @@ def _crashed(job: Job, unit: Unit, error: Exception) -> dict[str, Any]:
         period=0.0,
         horizon=0,
         execute_horizon=job.config.execute_horizon or 0,
-        error=f"{type(error).__name__}: {error}",
+        error=error,
     )
     return _record(unit, result)

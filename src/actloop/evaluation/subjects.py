@@ -13,10 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 from actloop.checks.conformal import TooFewEpisodes
 from actloop.contracts import Action, Embodiment, Observation, Policy, Task, World
 from actloop.errors import ContractError
+from actloop.evaluation.batching import AtDesk, Link, unbatchable
 from actloop.evaluation.conditions import ClockKind
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import Subscriber
+from actloop.loop.inference import Charged
 from actloop.loop.latency import LatencyProfile, measure
 from actloop.loop.result import EpisodeResult
 from actloop.stack.calibrating import Calibrated, calibrate_stack
@@ -31,8 +33,27 @@ STACK = ".toml"
 CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compares on those
 
 
+class Running(Protocol):
+    """What runs the episodes of one arm under one condition."""
+
+    def run(
+        self,
+        world: World,
+        task: Task,
+        *,
+        seed: int,
+        latency: LatencyProfile,
+        loop: LoopConfig,
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> EpisodeResult: ...
+
+    def close(self) -> None: ...
+
+
 @runtime_checkable
-class Subject(Protocol):
+class Subject(Running, Protocol):
     """One arm, opened in this process for one condition."""
 
     @property
@@ -58,20 +79,9 @@ class Subject(Protocol):
         """Its action layer's calls, timed on this machine."""
         ...
 
-    def run(
-        self,
-        world: World,
-        task: Task,
-        *,
-        seed: int,
-        latency: LatencyProfile,
-        loop: LoopConfig,
-        rescuer: Callable[[], Action] | None = None,
-        stall: Callable[[int], float] | None = None,
-        subscribers: Sequence[Subscriber] = (),
-    ) -> EpisodeResult: ...
-
-    def close(self) -> None: ...
+    def rowwise(self, size: int, world: World, tasks: Sequence[Task], *, seed: int) -> str:
+        """Why it does not answer in batches of `size`; empty where it can."""
+        ...
 
 
 class PolicySubject:
@@ -103,6 +113,10 @@ class PolicySubject:
         with one_thread():
             return measure(self._policy, observation, instruction=task.instruction)
 
+    def rowwise(self, size: int, world: World, tasks: Sequence[Task], *, seed: int) -> str:
+        with one_thread():
+            return unbatchable(self._policy, size, world, tasks, seed=seed)
+
     def run(
         self,
         world: World,
@@ -128,6 +142,43 @@ class PolicySubject:
                 stall=stall,
                 subscribers=subscribers,
             )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class DeskSubject:
+    """A policy that answers at a desk, perhaps in another process; the episode runs here."""
+
+    def __init__(self, link: Link, embodiment: Embodiment, horizon: int, clock: ClockKind) -> None:
+        self._place, self._clock = AtDesk(link), clock
+        self.embodiment, self.horizon = embodiment, horizon
+
+    def run(
+        self,
+        world: World,
+        task: Task,
+        *,
+        seed: int,
+        latency: LatencyProfile,
+        loop: LoopConfig,
+        rescuer: Callable[[], Action] | None = None,
+        stall: Callable[[int], float] | None = None,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> EpisodeResult:
+        paused = self._clock == "paused"
+        return run_episode(
+            world,
+            self,
+            task,
+            seed=seed,
+            inference=Charged(self._place, latency, charged=not paused),
+            config=loop,
+            clock="paused" if paused else None,
+            rescuer=rescuer,
+            stall=stall,
+            subscribers=subscribers,
+        )
 
     def close(self) -> None:
         """Nothing is held."""
@@ -161,6 +212,9 @@ class StackSubject:
 
     def measure(self, observation: Observation, task: Task) -> LatencyProfile:
         return self._opened.measure(observation, task.instruction)
+
+    def rowwise(self, size: int, world: World, tasks: Sequence[Task], *, seed: int) -> str:
+        return "a stack runs its layers beside its world"
 
     def run(
         self,
@@ -228,7 +282,7 @@ def open_subject(
         ActloopError: as `open_policy` and `open_stack`.
     """
     if not source.endswith(STACK):
-        return PolicySubject(_policy(source), setting.clock)
+        return PolicySubject(policy_of(source), setting.clock)
     stack = setting.stack(source)
     return StackSubject(open_stack(stack, clock=setting.clock, world=world, latency=latency, calibration=calibration))
 
@@ -244,10 +298,15 @@ def source_identity(source: str) -> dict[str, Any]:
     """What a source is, without a world."""
     if source.endswith(STACK):
         return stack_identity(read_stack(source))
-    return PolicySubject(_policy(source), "virtual").describe()
+    return PolicySubject(policy_of(source), "virtual").describe()
 
 
-def _policy(source: str) -> Policy[Any]:
+def policy_of(source: str) -> Policy[Any]:
+    """The policy that a source names, which is no stack.
+
+    Raises:
+        ActloopError: as `open_policy`.
+    """
     return open_policy(source_of(source, folder=Path(), path="arm"))
 
 

@@ -3,17 +3,54 @@
 Ticked, Replied, Stepped --> Watch --to_dict--> the record of the episode          incidents --> the event log
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from actloop.contracts import Space, World
+from actloop.contracts import Embodiment, Kind, Space, World
 from actloop.loop.events import EpisodeStarted, Event, Incident, Replied, Stepped, Subscriber, Ticked
 from actloop.simulation.faults import Disturbed, Eventful
 
 NEARLY = 1e-5  # of a component's range: the arithmetic of float32
+ORDERS: dict[Kind, tuple[int, int]] = {"absolute": (3, 3), "delta": (2, 3), "velocity": (2, 2)}
+"""By kind of action: how often it is differentiated to be a jerk, and the power of the period that divides it."""
+
+
+class Jerk:
+    """The third derivative of the motion that commands ask for, part by part, in its unit per second cubed.
+
+    By differences over ticks: the third of absolute targets, the second of deltas (a tick's worth of velocity) and of
+    velocities. Parts of one component are left out: a gripper that opens or shuts is meant to be abrupt.
+    """
+
+    def __init__(self, body: Embodiment) -> None:
+        self._parts = [part for part in body.action.parts if part.size > 1]
+        self._space, self._period = body.action, body.period
+        self._last: list[np.ndarray] = []
+        self._squares = {part.name: 0.0 for part in self._parts}
+        self._counts = dict.fromkeys(self._squares, 0)
+
+    def add(self, sent: np.ndarray) -> None:
+        """The command of the next tick."""
+        self._last = [*self._last[-3:], np.asarray(sent, dtype=np.float64)]
+        for part in self._parts:
+            order, power = ORDERS[part.kind]
+            if len(self._last) > order:
+                rows = np.stack(self._last[-order - 1 :])[:, self._space.slice(part.name)]
+                jerk = np.diff(rows, n=order, axis=0)[0] / self._period**power
+                self._squares[part.name] += float(jerk @ jerk)
+                self._counts[part.name] += 1
+
+    def to_dict(self) -> dict[str, float]:
+        """Root mean square by part, of the length of the vector; none of parts that were told too little."""
+        return {
+            name: round(math.sqrt(square / self._counts[name]), 6)
+            for name, square in self._squares.items()
+            if self._counts[name]
+        }
 
 
 @dataclass(slots=True)
@@ -29,6 +66,7 @@ class Watch:
         asked: ticks whose command, as the policy wanted it, was outside the action space.
         sent: ticks whose command, as it was sent, was.
         worst: how far the farthest of the wanted ones was outside, as a share of the component's range.
+        jerk: of the motion that was sent.
     """
 
     world: World
@@ -40,6 +78,10 @@ class Watch:
     asked: int = 0
     sent: int = 0
     worst: float = 0.0
+    jerk: Jerk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.jerk = Jerk(self.world.embodiment)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Ticked):
@@ -58,6 +100,7 @@ class Watch:
             "reached": self.reached,
             "last": list(self.last),
             "outside": {"asked": self.asked, "sent": self.sent, "worst": round(self.worst, 6)},
+            "jerk": self.jerk.to_dict(),
         }
 
     def _stepped(self, event: Stepped) -> None:
@@ -74,10 +117,11 @@ class Watch:
         self.asked += wanted > NEARLY
         self.sent += _outside(space, event.sent) > NEARLY
         self.worst = max(self.worst, wanted)
+        self.jerk.add(event.sent)
         if isinstance(self.world, Eventful):
             so = self.world.happened()
             self.last = tuple(sorted(so))
-            for name in so:
+            for name in self.last:  # in this order: a set's is another in every process
                 self.reached.setdefault(name, event.tick + 1)
 
 

@@ -6,6 +6,7 @@ from actloop.loop.config import LoopConfig, derive_seed
 from actloop.loop.controller import Controller
 from actloop.loop.episode import run_episode
 from actloop.loop.events import (
+    Absorbed,
     EpisodeEnded,
     EpisodeStarted,
     Event,
@@ -41,6 +42,7 @@ from actloop.loop.schedule import Command, Delivery, Residual, Schedule
 
 __all__ = [
     "MEASURED",
+    "Absorbed",
     "Actor",
     "Answer",
     "Budget",

@@ -82,6 +82,11 @@ class Account:
         self._charge(ticket.layer, seconds - self._reserved.pop(ticket))
         self.spent[ticket.layer] = self.spent.get(ticket.layer, 0.0) + seconds
 
+    def spend(self, layer: Layer, seconds: float) -> None:
+        """Put computing on the account for which nothing was set aside."""
+        self._charge(layer, seconds)
+        self.spent[layer] = self.spent.get(layer, 0.0) + seconds
+
     def _charge(self, layer: Layer, seconds: float) -> None:
         for name in ("total", layer):
             if name in self._levels:

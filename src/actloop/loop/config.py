@@ -44,6 +44,8 @@ class LoopConfig:
         subtask_every: seconds between two questions to the semantic layer; 0 for only at the start and when the
             ladder asks.
         done_ends: end the episode, as a success, when the semantic layer says that the task is done.
+        absorb: show a policy that takes them the frames between two questions, so that a question has less left to
+            compute (`Absorbing`).
         observe_every: take an observation at least every so many ticks, for recorders; 0 for only when the loop
             itself needs one, which saves the rendering. It changes no command.
         strict: raise `InfeasibleError` where the latency cannot feed the robot without pauses, not only report it.
@@ -67,6 +69,7 @@ class LoopConfig:
     candidates: int = 8
     subtask_every: float = 0.0
     done_ends: bool = False
+    absorb: bool = True
     observe_every: int = 1
     strict: bool = False
     warm_up: int = 1
@@ -100,6 +103,8 @@ class LoopConfig:
         finite: dict[str, Any] = _finite({field.name: getattr(self, field.name) for field in fields(self)})
         if self.handover == Handover():  # logs of loops that call nobody stay as they were
             del finite["handover"]
+        if self.absorb:
+            del finite["absorb"]
         return finite
 
     @classmethod

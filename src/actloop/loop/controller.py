@@ -160,6 +160,10 @@ class Controller:
             self._agreed = -1
         return Received.of(delivery)
 
+    def absorbed(self, reply: Reply) -> None:
+        """A frame was taken in, at a cost."""
+        self._account.spend(reply.ticket.layer, reply.computed)
+
     def _demand_again(self, why: str) -> None:
         """What was demanded did not come: it is still wanted, now of the action layer."""
         if why and self._demand is None:

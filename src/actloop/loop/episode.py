@@ -26,6 +26,7 @@ from actloop.loop.config import LoopConfig, check_fit, check_timed, clock_name, 
 from actloop.loop.controller import Controller
 from actloop.loop.decisions import Ask, Refusal, Step
 from actloop.loop.events import (
+    Absorbed,
     Bus,
     EpisodeEnded,
     EpisodeStarted,
@@ -43,8 +44,8 @@ from actloop.loop.feasibility import InfeasibleError
 from actloop.loop.inference import SLACK, Inference, Reply
 from actloop.loop.ladder import RUNGS
 from actloop.loop.latency import LatencyProfile
-from actloop.loop.layers import Actor, Asked, Layers, Memory, patience
-from actloop.loop.questions import LAYERS, Layer, Question, Ticket
+from actloop.loop.layers import Actor, Asked, Layers, Memory, absorb_every, patience
+from actloop.loop.questions import FRAME, LAYERS, Layer, Question, Ticket
 from actloop.loop.result import EpisodeResult
 from actloop.loop.schedule import LATE, STALE, STARVED, TOLD, Command, Residual
 
@@ -148,6 +149,8 @@ class _Run:
         action = layers.inferences["action"]
         self._clock_name, self._latency_name = clock_name(clock, action), action.name
         self._body, self._horizon = world.embodiment, actor.horizon
+        self._absorb_every = absorb_every(actor) if config.absorb else 0
+        self._shown = -1  # tick of the newest observation that the policy has seen
         self._border = Border(self._body)
         self._episode, self._ticket_episode = episode, next(_tickets)
         self._controller = Controller(self._body, actor.horizon, config, layers.declared, residual=residual)
@@ -245,7 +248,8 @@ class _Run:
             pass  # an answer that takes no time is used in the tick of its question
         if self._controller.outcome is not None:
             return replace(self._controller.outcome, time=self._elapsed(tick))
-        obs = self._observe(tick) if self._schedule.needs_observation else self._observation
+        shows = bool(self._absorb_every) and tick % self._absorb_every == 0 and tick != self._shown
+        obs = self._observe(tick) if shows or self._schedule.needs_observation else self._observation
         command = self._controller.command(obs, tick)
         action = command.action
         if self._rescuer is not None and self._controller.handed_over:
@@ -255,6 +259,8 @@ class _Run:
         self._controller.sent(sent)
         self._memory.sent.append(sent)
         self._count(command, sent, obs, tick, at)
+        if shows and obs is not None:
+            self._show(obs)
         self._tell_all()
         self._observation = None
         self._wait(tick + 1)
@@ -290,6 +296,8 @@ class _Run:
 
     def _put(self, ask: Ask, tick: int) -> None:
         obs, ticket, now = self._observe(tick), ask.ticket, self._clock.now()
+        if ticket.layer == "action":
+            self._shown = tick
         if ticket.layer in ("action", "foresight"):
             self._memory.ask(ticket.plan, Asked(obs, ask.instruction, now), self._schedule.welcome)
             self._counts["calls"] += 1
@@ -326,16 +334,45 @@ class _Run:
         )
         self._layers.submit(question, now)
 
+    def _show(self, obs: Observation) -> None:
+        """Let the policy take in what it is asked nothing about, once the command is out."""
+        self._shown = obs.tick
+        ticket = Ticket(episode=self._ticket_episode, plan=FRAME, tick=obs.tick)
+        question = Question(ticket=ticket, observation=obs, instruction=self._controller.instruction)
+        self._layers.submit(question, self._clock.now())
+
+    def _taken_in(self, reply: Reply, tick: int) -> None:
+        if reply.ticket.episode != self._ticket_episode:
+            return
+        if reply.error is not None and not getattr(reply.error, "transient", False):
+            raise reply.error
+        if self._clock_name == "paused":
+            reply = replace(reply, latency=0.0, computed=0.0)
+        self._controller.absorbed(reply)
+        self._tell(
+            Absorbed(
+                episode=self._episode,
+                tick=tick,
+                time=self._now(),
+                anchor=reply.ticket.tick,
+                latency=reply.latency,
+                computed=reply.computed,
+            )
+        )
+
     def _receive(self, tick: int) -> bool:
-        """Take what has come; whether anything has."""
+        """Take what has come; whether any answer has."""
         replies = self._layers.poll(self._clock.now())
         for reply in replies:
+            if reply.ticket.is_frame:
+                self._taken_in(reply, tick)
+                continue
             if reply.error is not None and reply.ticket.episode == self._ticket_episode:
                 if reply.ticket.layer == "action" and not getattr(reply.error, "transient", False):
                     raise reply.error
                 self._failures[f"{reply.ticket.layer}: {type(reply.error).__name__}: {reply.error}"] += 1
             self._deliver(reply, tick)
-        return bool(replies)
+        return any(not reply.ticket.is_frame for reply in replies)
 
     def _deliver(self, reply: Reply, tick: int) -> None:
         ticket, answer = reply.ticket, reply.answer

@@ -131,6 +131,20 @@ class Replied(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Absorbed(Event):
+    """The policy has taken in a frame that it was asked nothing about, of tick `anchor`.
+
+    `latency` and `computed` as in `Replied`: computing that a later question does not wait for any more.
+    """
+
+    kind: ClassVar[str] = "absorbed"
+
+    anchor: int
+    latency: float
+    computed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imagined(Event):
     """An accepted answer came with a future: images `future_period` seconds apart, decoded when somebody looks."""
 

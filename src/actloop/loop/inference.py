@@ -82,12 +82,16 @@ class Inference(Protocol):
 class Charged:
     """On the virtual clock: an answer is due after its latency, and the model has one head.
 
+    A frame that it takes in between two questions keeps it busy too, and a question that comes meanwhile waits.
+
     The latency is drawn from a profile, by the seed of the episode, or else as long as the module computed on this
     machine. Where it is not `charged`, the world waits: the answer is due at once.
 
     Args:
         layer: whose questions these are; each layer draws its latencies from a stream of its own.
         timeout: seconds of this machine that an answer may take to compute.
+        absorbing: seconds that a frame between two questions is charged where the latency is declared; measured, it
+            is charged what it took.
     """
 
     def __init__(
@@ -98,7 +102,11 @@ class Charged:
         layer: Layer = "action",
         charged: bool = True,
         timeout: float = 600.0,
+        absorbing: float = 0.0,
     ) -> None:
+        if not 0 <= absorbing < np.inf:
+            raise ContractError("inference.absorbing", f"expected seconds of at least 0, got {absorbing}")
+        self._absorbing = absorbing
         self._place = place
         self._profile = latency
         self._layer = layer
@@ -141,7 +149,8 @@ class Charged:
             self._waiting.append(_Waiting(question.ticket, now))
             self._settle()
             return
-        asked = _Waiting(question.ticket, now, max(now, self._busy_until), self._profile.sample(self._rng))
+        seconds = self._absorbing if question.ticket.is_frame else self._profile.sample(self._rng)
+        asked = _Waiting(question.ticket, now, max(now, self._busy_until), seconds)
         self._busy_until = asked.begun + (asked.drawn or 0.0)
         self._waiting.append(asked)
 

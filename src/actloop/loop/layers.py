@@ -33,6 +33,11 @@ class Actor(Protocol):
         ...
 
 
+def absorb_every(actor: Actor) -> int:
+    """Ticks between the frames that a policy is shown beside its questions; 0 where it takes none (`Absorbing`)."""
+    return int(getattr(actor, "absorb_every", 0))
+
+
 class Layers:
     """Asks each layer where it runs. `stall` says how many seconds later a plan asked for in a tick comes."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from actloop.checks.checker import Checker
 from actloop.contracts import (
+    Absorbing,
     ActionChunk,
     Committed,
     Embodiment,
@@ -42,6 +43,10 @@ class PolicyModule:
 
     def answer(self, question: Question) -> Answer:
         self._listen(question.instruction)
+        if question.ticket.is_frame:
+            if isinstance(self.policy, Absorbing):
+                self._session = self.policy.absorb(self._session, question.observation)
+            return Answer()
         self._session, prediction = self.policy.predict(
             self._session, question.observation, committed=question.committed, imagine=question.imagine
         )

@@ -15,6 +15,8 @@ from actloop.loop.questions import Answer, Module, Question, Result
 
 Entered = TypeVar("Entered", bound="Threaded")
 
+MOST_FRAMES = 256  # that wait to be taken in; of more, the oldest are left out
+
 
 class Here:
     """Runs the module inside `submit`, in the loop's own thread: for the virtual clock, and for modules of no cost."""
@@ -127,6 +129,7 @@ class Threaded:
         self._changed = threading.Condition()
         self._episode: tuple[int, str, int] = (0, "", 0)  # how many were started, instruction, seed
         self._waiting: Question | None = None
+        self._frames: list[Question] = []  # that ask for nothing: none of them replaces another
         self._answering = False
         self._results: list[Result] = []
         self._superseded = 0
@@ -152,21 +155,26 @@ class Threaded:
             _check_open(self._closing)
             self._episode = (self._episode[0] + 1, instruction, seed)
             self._waiting = None
+            self._frames.clear()
             self._changed.notify_all()
 
     def submit(self, question: Question) -> None:
+        """Leave a question: the newest wins; frames that ask for nothing are all taken in, in their order."""
         with self._changed:
             _check_open(self._closing)
             _check_started(self._episode[0] > 0)
-            self._superseded += self._waiting is not None
-            self._waiting = question
+            if question.ticket.is_frame:
+                self._frames = [*self._frames, question][-MOST_FRAMES:]
+            else:
+                self._superseded += self._waiting is not None
+                self._waiting = question
             self._changed.notify_all()
 
     def collect(self, timeout: float = 0.0) -> Sequence[Result]:
         """What has come since the last time, in order; waits only while a question is open."""
         with self._changed:
             if timeout > 0:
-                self._changed.wait_for(lambda: self._results or not (self._waiting or self._answering), timeout)
+                self._changed.wait_for(lambda: self._results or not self._busy, timeout)
             ready, self._results = self._results, []
         return ready
 
@@ -221,14 +229,28 @@ class Threaded:
     def _next(self, begun: int) -> tuple[tuple[int, str, int], Question | None] | None:
         """A new episode (no question), else a question, else, once closing, None. Waits for one of them."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._waiting is not None or self._episode[0] != begun)
+            self._changed.wait_for(
+                lambda: self._closing or self._episode[0] != begun or self._waiting is not None or bool(self._frames)
+            )
             if self._closing:
                 return None
             if self._episode[0] != begun:
                 return self._episode, None
-            question, self._waiting = self._waiting, None
+            question = self._oldest()
             self._answering = True
             return self._episode, question
+
+    @property
+    def _busy(self) -> bool:
+        return self._answering or self._waiting is not None or bool(self._frames)
+
+    def _oldest(self) -> Question | None:
+        """Of what waits, by the tick of its observation; it waits no more."""
+        waiting, frames = self._waiting, self._frames
+        if frames and (waiting is None or frames[0].ticket.tick <= waiting.ticket.tick):
+            return frames.pop(0)
+        self._waiting = None
+        return waiting
 
 
 class Portable:

@@ -15,6 +15,7 @@ from actloop.contracts import Committed, Observation, Prediction
 
 Layer = Literal["action", "check", "foresight", "semantic"]
 LAYERS: tuple[Layer, ...] = ("action", "check", "foresight", "semantic")
+FRAME = -1  # the number of a ticket that asks for nothing: its observation is only to be taken in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,11 @@ class Ticket:
     plan: int
     tick: int
     layer: Layer = "action"
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether it only shows what is seen, and an empty answer is expected."""
+        return self.plan == FRAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from actloop.errors import ContractError, UnknownNameError
 from actloop.models.codec import Codec
 from actloop.models.fastwam import CONTINUATIONS, Continuation, FastWAM, Leftover, Noise, Prompt, Seen, leftover
 from actloop.models.fastwam.compiled import CompiledFastWAM
+from actloop.models.layers import KeyValue
 from actloop.models.stored import PolicyInfo, Stored, digest
 from actloop.models.text import Instructions
 from actloop.models.views import Mosaic
@@ -74,6 +75,7 @@ class FastWAMPolicy:
         self._runner: FastWAM | CompiledFastWAM = self.model
         self._embodiment = embodiment
         self._prompts: dict[str, Prompt] = {}
+        self._rows = 1  # of the largest batch so far
 
     @property
     def embodiment(self) -> Embodiment:
@@ -166,8 +168,32 @@ class FastWAMPolicy:
             if latents is None:
                 given = actions if self.follows_chunk else None
                 latents = self.model.imagine(seen, self._noise(session, "imagine"), actions=given)
-            future = self._future(seen, latents, chunk)
+            future = self._future(seen.reading.frame, latents, chunk)
         return replace(session, calls=session.calls + 1), Prediction(chunk=chunk, future=future)
+
+    def predict_batch(
+        self, sessions: Sequence[PolicySession], observations: Sequence[Observation], *, imagine: bool = False
+    ) -> list[tuple[PolicySession, Prediction]]:
+        """As `predict`, for several episodes in one pass; each row has the noise of its own session.
+
+        Raises:
+            ContractError: not one observation for each session, none, or one that is not of this body.
+        """
+        if len(sessions) != len(observations) or not sessions:
+            raise ContractError("batch", f"{len(sessions)} sessions and {len(observations)} observations")
+        seen = self._see_all(sessions, observations)
+        actions, latents = self._act(seen, stacked([self._noise(session, "act") for session in sessions]), None)
+        if imagine and self.imagines and latents is None:
+            given = actions if self.follows_chunk else None
+            noise = stacked([self._noise(session, "imagine") for session in sessions])
+            latents = self.model.imagine(seen, noise, actions=given)
+        answers = []
+        for row, (session, obs) in enumerate(zip(sessions, observations, strict=True)):
+            chunk, future = self._chunk(actions[row], obs), None
+            if imagine and latents is not None and self.imagines:
+                future = self._future(seen.reading.frame[row, None].clone(), latents[row, None].clone(), chunk)
+            answers.append((replace(session, calls=session.calls + 1), Prediction(chunk=chunk, future=future)))
+        return answers
 
     def sample(
         self, session: PolicySession, obs: Observation, *, count: int, committed: Committed | None = None
@@ -197,7 +223,8 @@ class FastWAMPolicy:
             raise ContractError("policy.imagine", f"variant {variant!r} was trained without video, it cannot imagine")
         given = self._given(chunk) if self.follows_chunk else None
         seen = self._see(session, obs)
-        return self._future(seen, self.model.imagine(seen, self._noise(session, "imagine"), actions=given), chunk)
+        latents = self.model.imagine(seen, self._noise(session, "imagine"), actions=given)
+        return self._future(seen.reading.frame, latents, chunk)
 
     def describe(self) -> dict[str, object]:
         """Identity for reports: variant, size, training, digest of the weights."""
@@ -241,18 +268,25 @@ class FastWAMPolicy:
         return Stored(header=header, tensors=tensors)
 
     def _see(self, session: PolicySession, obs: Observation) -> Seen:
-        self.embodiment.check(obs)
-        frame = self.mosaic.compose({name: obs.images[name] for name in self.mosaic.cameras})
-        latents = self.codec.encode(torch.from_numpy(frame)[None, None].to(self.device))
-        state = torch.from_numpy(self.state_normalizer.normalize(obs.state))[None].to(self.device)
-        return self._runner.see(latents, state, self._prompt(session.instruction))
+        return self._see_all([session], [obs])
+
+    def _see_all(self, sessions: Sequence[PolicySession], observations: Sequence[Observation]) -> Seen:
+        self._rows = max(self._rows, len(sessions))
+        frames, states = [], []
+        for obs in observations:
+            self.embodiment.check(obs)
+            frames.append(self.mosaic.compose({name: obs.images[name] for name in self.mosaic.cameras})[None])
+            states.append(self.state_normalizer.normalize(obs.state))
+        latents = self.codec.encode(torch.from_numpy(np.stack(frames)).to(self.device))
+        state = torch.from_numpy(np.stack(states)).to(self.device)
+        return self._runner.see(latents, state, side_by_side([self._prompt(one.instruction) for one in sessions]))
 
     @torch.no_grad()
     def _prompt(self, instruction: str) -> Prompt:
-        """Computed once per instruction; the newest few are kept."""
+        """Computed once per instruction; the newest few are kept, and those of two batches."""
         if instruction not in self._prompts:
             self._prompts[instruction] = self.model.prompt(self.text.encode(instruction)[None].to(self.device))
-            if len(self._prompts) > PROMPTS_KEPT:
+            if len(self._prompts) > max(PROMPTS_KEPT, 2 * self._rows):
                 self._prompts.pop(next(iter(self._prompts)))
         return self._prompts[instruction]
 
@@ -284,9 +318,7 @@ class FastWAMPolicy:
         normalized = self.action_normalizer.normalize(self.gripper.to_data(actions))
         return torch.from_numpy(normalized)[None].to(self.device)
 
-    def _future(self, seen: Seen, latents: Tensor, chunk: ActionChunk) -> Future:
-        frame = seen.reading.frame  # and no more of it: a future may be kept for long
-
+    def _future(self, frame: Tensor, latents: Tensor, chunk: ActionChunk) -> Future:
         def decode() -> dict[str, UInt8[np.ndarray, "time height width 3"]]:
             frames = self.codec.decode(torch.cat([frame, latents], dim=1).float())
             return self.mosaic.apart(frames[0, 1:].cpu().numpy())
@@ -311,6 +343,22 @@ def stacked(noises: Sequence[Noise]) -> Noise:
     videos = [noise.video for noise in noises if noise.video is not None]
     video = torch.cat(videos) if videos else None
     return Noise(action=torch.cat([noise.action for noise in noises]), video=video)
+
+
+def side_by_side(prompts: Sequence[Prompt]) -> Prompt:
+    """Several instructions in one batch; all are of one length, which the network fixes."""
+    if len(prompts) == 1:
+        return prompts[0]
+
+    def joined(which: Callable[[Prompt], list[KeyValue]]) -> list[KeyValue]:
+        layers = zip(*map(which, prompts), strict=True)
+        return [(torch.cat([key for key, _ in rows]), torch.cat([value for _, value in rows])) for rows in layers]
+
+    return Prompt(
+        text=torch.cat([prompt.text for prompt in prompts]),
+        video=joined(lambda prompt: prompt.video),
+        action=joined(lambda prompt: prompt.action),
+    )
 
 
 class LazyFrames(Mapping[str, UInt8[np.ndarray, "time height width 3"]]):

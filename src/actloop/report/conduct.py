@@ -46,6 +46,7 @@ def limits(comparison: Comparison) -> str:
             _share(item.sent_outside, 2),
             _bound(item),
             text(", ".join(f"{why} {100 * share:.1f} %" for why, share in item.modified.items()) or "none"),
+            text(" · ".join(f"{part} {value:.3g}" for part, value in item.jerk.items()) or "–"),
         ]
         for item in comparison.conduct
         if item.ticks
@@ -53,8 +54,14 @@ def limits(comparison: Comparison) -> str:
     head = [
         *("condition", "arm", "ticks that asked for more than the action space allows", "farthest, of its range"),
         *("ticks sent outside", "episodes with any, at most<small>95 %</small>", "ticks changed by limits"),
+        f"jerk of what was sent<small>{_jerk_units(comparison)}, root mean square</small>",
     ]
     return _main_first(comparison, head, rows, "Limits under every condition")
+
+
+def _jerk_units(comparison: Comparison) -> str:
+    parts = comparison.run.embodiment["action"]["parts"]
+    return text(", ".join(sorted({f"{part['unit']}/s³" for part in parts if len(part["low"]) > 1})) or "–")
 
 
 def failures(comparison: Comparison) -> str:

@@ -57,11 +57,24 @@ def method(comparison: Comparison) -> str:
                 "Model calls times the mean time of a call on this machine (one thread, warm-up left out), per second "
                 "of robot time. It is the same whichever latency was charged."
             ),
+            **({"Answers": _answers(comparison)} if any(arm.batch > 1 or arm.rowwise for arm in run.arms) else {}),
             "Foresight": (
                 "Imagined frames against the camera's, in filmed episodes, as long as the plan they belong to was "
                 "carried out (PSNR, all cameras). What expecting no change would have scored stands beside it."
             ),
         }
+    )
+
+
+def _answers(comparison: Comparison) -> str:
+    """How the arms were asked, where answers in batches were wanted."""
+    said = [
+        f"{arm.name}: row by row ({arm.rowwise})" if arm.rowwise else f"{arm.name}: {arm.batch} rows at a time"
+        for arm in comparison.run.arms
+    ]
+    return (
+        "Computed in batches of one size, whoever else was asked, so that episodes do not depend on each other: "
+        f"{'; '.join(said)}."
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from actloop.evaluation.answer import answer
 from actloop.evaluation.compare import load_comparison
 from actloop.evaluation.comparison import Comparison
-from actloop.report import conduct, curves, episodes, method, robustness, sections
+from actloop.report import conduct, curves, episodes, imagination, method, robustness, sections
 from actloop.report.markup import tag, text
 from actloop.report.shell import packaged, page
 
@@ -46,7 +46,8 @@ def render(comparison: Comparison, folder: Path) -> str:
         "latency_table": sections.latency_table(comparison),
         "heat": sections.heat_tables(comparison),
         "films": sections.films(comparison, folder),
-        "foresight": tag("section", tag("h2", "Did what was imagined come?"), foresight) if foresight else "",
+        "foresight": (tag("section", tag("h2", "Did what was imagined come?"), foresight) if foresight else "")
+        + imagination.worth(comparison, folder),
         "trade_offs": curves.trade_offs(comparison),
         "time_to_success": curves.time_to_success(comparison),
         "disturbances": robustness.disturbances(comparison),

@@ -73,6 +73,9 @@ class Bounded:
             self._second.start(instruction, seed=seed)
 
     def submit(self, question: Question, now: float) -> None:
+        if question.ticket.is_frame:  # nobody waits for it
+            self._first.submit(question, now)
+            return
         if self._second is not None and self._given_up:
             self._ask_second(question, now, now, "busy with what was given up")
             return
@@ -98,6 +101,8 @@ class Bounded:
 
     def _heard(self, reply: Reply, now: float) -> Reply | None:
         """The reply of `first`, if it is to be passed on."""
+        if reply.ticket.is_frame:
+            return reply
         question, _ = self._open.pop(reply.ticket, (None, 0.0))
         if reply.ticket in self._given_up:
             self._given_up.discard(reply.ticket)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from actloop.contracts import Embodiment, World, embodiment_from_dict
 from actloop.errors import ContractError, DataError, UnknownNameError
 from actloop.loop.latency import LatencyProfile
+from actloop.loop.layers import absorb_every
 from actloop.loop.modules import PolicyModule
 from actloop.loop.places import Here, InThread
 from actloop.loop.process import InProcess
@@ -107,7 +108,8 @@ class Opener:
     def _here(self, layer: Layer, table: LayerTable) -> Placed:
         module, card = build(self.plan(layer, table)), None
         if isinstance(module, PolicyModule) and isinstance(table, ActionTable):
-            card = Card(embodiment=module.policy.embodiment, horizon=module.policy.horizon)
+            policy = module.policy
+            card = Card(embodiment=policy.embodiment, horizon=policy.horizon, absorb_every=absorb_every(policy))
         place: Place = Here(module) if self._where(layer, table.placement) == HERE else InThread(module)
         return Placed(place=place, placement=table.placement, profile=self._profile(table), card=card)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from actloop.contracts import Embodiment, Policy, embodiment_from_dict
 from actloop.errors import CheckpointError, ContractError, UnknownNameError
+from actloop.loop.layers import absorb_every
 
 FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 WORD = re.compile(r"[\w-]+")
@@ -55,6 +56,7 @@ class Card:
 
     embodiment: Embodiment
     horizon: int
+    absorb_every: int = 0
 
 
 def digest_of(path: Path) -> str:
@@ -134,11 +136,12 @@ def card_of(source: Source) -> Card:
     """
     if source.is_function:
         policy = open_policy(source)
-        return Card(embodiment=policy.embodiment, horizon=policy.horizon)
+        return Card(embodiment=policy.embodiment, horizon=policy.horizon, absorb_every=absorb_every(policy))
     with _readable(source):
         header = _header(source)
         horizon = header["horizon"] if "horizon" in header else header["config"]["horizon"]  # older files
-        return Card(embodiment=embodiment_from_dict(header["embodiment"]), horizon=int(horizon))
+        every = int(header.get("absorb_every", 0))
+        return Card(embodiment=embodiment_from_dict(header["embodiment"]), horizon=int(horizon), absorb_every=every)
 
 
 def variant_of(source: Source | None) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from actloop.contracts import Camera, Embodiment, Observation, Part, Space
-from actloop.errors import ContractError, UnknownNameError
+from actloop.errors import ContractError
 from actloop.models.codec import PatchCodec
 from actloop.models.dreamzero import DreamZero, DreamZeroConfig, SamplerConfig
 from actloop.models.dreamzero.embodiments import RobotDeclaration, declare
@@ -81,18 +81,8 @@ class DreamZeroBench:
 
 
 def config_of(size: str, *, layers: int | None = None) -> DreamZeroConfig:
-    """The network of a named size, or that many of its layers.
-
-    Raises:
-        UnknownNameError: no such size.
-        ContractError: `layers` is not between 1 and the depth of the size.
-    """
-    if size not in SIZES:
-        raise UnknownNameError("size", size, SIZES)
-    config = SIZES[size]()
-    if layers is not None and not 0 < layers <= config.layers:
-        raise ContractError("layers", f"size {size!r} has {config.layers}; expected 1 to {config.layers}, got {layers}")
-    return config if layers is None else replace(config, layers=layers)
+    """See `timing.sized`."""
+    return timing.sized(SIZES, size, layers=layers)
 
 
 def memory_of(config: DreamZeroConfig, dtype: torch.dtype, *, rows: int, text: bool = False) -> dict[str, int]:
@@ -283,11 +273,11 @@ def _stages(policy: DreamZeroPolicy, session: PolicySession, obs: Observation, r
     frame = torch.from_numpy(picture)[None]
     block = torch.from_numpy(np.stack([picture] * declared.block_frames))[None]
     state = torch.from_numpy(declared.normalize_states(obs.state[None], config.state_dim))
-    noise, words = policy.draw(session), policy._words(PROMPT)
+    noise, words = policy.draw(session), policy.words(PROMPT)
 
     def prompt() -> object:
-        policy._prompts.clear()
-        return policy._words(PROMPT)
+        policy.words.forget()
+        return policy.words(PROMPT)
 
     def encode() -> object:
         return watcher._one(block, None if past.stream is None else past.stream.clone())
@@ -321,13 +311,27 @@ def _stages(policy: DreamZeroPolicy, session: PolicySession, obs: Observation, r
         ("evaluation, network", "evaluation", evaluation),
         ("chunk", "chunk", lambda: actor.act(past.session, state, noise)),
         ("request, all absorbed", "chunk", lambda: policy.predict(session, obs)),
+        ("request, earlier frames absorbed", "chunk", _request(policy, session, obs, absorb=True)),
+        ("request, frames come with it", "chunk", _request(policy, session, obs, absorb=False)),
     ]
     for name, often, run in runs:
         yield _stage(name, often, run, repeats, device)
     after, _ = policy.predict(session, obs)
     expected = after.expected
     assert expected is not None
-    yield _stage("decode the future", "look", lambda: policy._decoded(expected), repeats, device)
+    yield _stage("decode the future", "look", lambda: policy.expecting.decoded(expected), repeats, device)
+
+
+def _request(
+    policy: DreamZeroPolicy, session: PolicySession, obs: Observation, *, absorb: bool
+) -> Callable[[], object]:
+    """The request a block later, whose frames but the newest were absorbed as they came, or are all still to encode."""
+    declared, take = policy.declaration, policy.absorb if absorb else policy.show
+    end = obs.tick + declared.block_actions
+    for tick in range(obs.tick + declared.frame_ticks, end, declared.frame_ticks):
+        session = take(session, _observation(policy, tick))
+    newest = _observation(policy, end)
+    return lambda: policy.predict(session, newest)
 
 
 def _stage(name: str, often: str, run: Callable[[], object], repeats: int, device: torch.device) -> Stage:

@@ -7,14 +7,12 @@
 Random weights take as long as trained ones.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,8 +25,8 @@ from actloop.models.fastwam.releases import libero, robotwin
 from actloop.models.fastwam.sampling import Acting
 from actloop.models.wan.text import TextConfig, UMT5Encoder
 from actloop.models.wan.vae import WAN22, WanCodec
+from actloop.testing import timing
 
-WARM_UP = 2
 SPARE = 0.9  # of what is free may be taken
 RUNNABLE = ("fast", "joint", "idm")  # on one set of weights; the others run as one of these
 
@@ -57,18 +55,8 @@ _Runner = FastWAM | CompiledFastWAM
 
 
 def config_of(size: str, *, layers: int | None = None) -> FastWAMConfig:
-    """The network of a named size, or that much of its depth.
-
-    Raises:
-        UnknownNameError: no such size.
-        ContractError: `layers` is not between 1 and the depth of the size.
-    """
-    if size not in SIZES:
-        raise UnknownNameError("size", size, SIZES)
-    config = SIZES[size]()
-    if layers is not None and not 0 < layers <= config.layers:
-        raise ContractError("layers", f"size {size!r} has {config.layers}; expected 1 to {config.layers}, got {layers}")
-    return config if layers is None else replace(config, layers=layers)
+    """See `timing.sized`."""
+    return timing.sized(SIZES, size, layers=layers)
 
 
 def bench_fastwam(
@@ -93,7 +81,7 @@ def bench_fastwam(
         UnknownNameError: no such size or variant.
         ContractError: a number out of range, no such device, or more memory is needed than is free on it.
     """
-    config, place = config_of(size, layers=layers), _device(device)
+    config, place = config_of(size, layers=layers), timing.device_of(device)
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     for name in variants:
         if name not in RUNNABLE:
@@ -102,7 +90,7 @@ def bench_fastwam(
         raise ContractError("bench", f"expected repeats and batch sizes from 1 on, got {repeats}, {tuple(batch_sizes)}")
     wan = config.vocabulary == 0
     check_memory(config, dtype, place, batch=max(batch_sizes), wan=wan, text=text and wan)
-    with _threads(threads):
+    with timing.threads(threads):
         bench = _Bench(config, place, dtype, repeats)
         found = [bench.text_encoder(layers)] if text and wan else []
         for batch in batch_sizes:
@@ -226,28 +214,16 @@ class _Bench:
     def _timed(
         self, stage: str, run: Callable[[], object], *, batch: int, compiled: bool = False, variant: str = ""
     ) -> StageTiming:
-        taken = []
-        for at in range(WARM_UP + self.repeats):
-            self._wait()
-            start = time.perf_counter()
-            run()
-            self._wait()
-            if at >= WARM_UP:
-                taken.append(1000 * (time.perf_counter() - start))
-        p50, p95 = np.quantile(taken, (0.5, 0.95))
+        p50, p95 = timing.timed(run, self.repeats, self.device)
         return StageTiming(
             stage=stage,
             variant=variant,
             batch=batch,
             compiled=compiled,
-            p50_ms=float(p50),
-            p95_ms=float(p95),
+            p50_ms=p50,
+            p95_ms=p95,
             repeats=self.repeats,
         )
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def random_model(config: FastWAMConfig, device: torch.device, dtype: torch.dtype) -> FastWAM:
@@ -281,27 +257,3 @@ def acting_as(model: FastWAM, variant: str) -> Iterator[None]:
         yield
     finally:
         model.variant = own
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    if count is not None and count < 1:
-        raise ContractError("threads", f"expected 1 or more, got {count}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ContractError("device", f"expected cpu or cuda[:N], got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ContractError("device", f"expected cpu or cuda[:N], got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ContractError("device", "this machine has no CUDA device that torch can use")
-    return device

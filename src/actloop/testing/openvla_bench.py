@@ -5,18 +5,17 @@
 Random weights take as long as trained ones. Decoding is constrained: of the output matrix, 256 rows are computed.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from actloop.errors import ContractError, UnknownNameError
+from actloop.errors import ContractError
 from actloop.models.prismatic import Decoding, PrismaticConfig, PrismaticVLM
 from actloop.models.prismatic.weights import layout
+from actloop.testing import timing
 from actloop.testing.fastwam_bench import SPARE, StageTiming, fill_randomly, free_bytes
 
 SIZES: dict[str, Callable[[], PrismaticConfig]] = {
@@ -28,7 +27,6 @@ CAMERA = (480, 640)  # of the frame that is processed
 PROMPT = 19  # tokens of "pick up the cup" in OpenVLA's template
 TOKENS = 7  # of an action
 BINS = 256
-WARM_UP = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +50,8 @@ class OpenVLABench:
 
 
 def config_of(size: str, *, layers: int | None = None) -> PrismaticConfig:
-    """The network of a named size, or that many layers of its language model.
-
-    Raises:
-        UnknownNameError: no such size.
-        ContractError: `layers` is not between 1 and the depth of the size.
-    """
-    if size not in SIZES:
-        raise UnknownNameError("size", size, SIZES)
-    config = SIZES[size]()
-    most = config.language.layers
-    if layers is not None and not 0 < layers <= most:
-        raise ContractError("layers", f"size {size!r} has {most}; expected 1 to {most}, got {layers}")
-    return config if layers is None else replace(config, language=replace(config.language, layers=layers))
+    """See `timing.sized`."""
+    return timing.sized(SIZES, size, layers=layers, inside="language")
 
 
 def memory_of(config: PrismaticConfig, dtype: torch.dtype) -> dict[str, int]:
@@ -97,13 +84,13 @@ def bench_openvla(
         UnknownNameError: no such size.
         ContractError: a number out of range, no such device, or more memory is needed than is free on it.
     """
-    config, place = config_of(size, layers=layers), _device(device)
+    config, place = config_of(size, layers=layers), timing.device_of(device)
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if repeats < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise ContractError("bench", f"expected repeats and batch sizes from 1 on, got {repeats}, {tuple(batch_sizes)}")
     memory = memory_of(config, dtype)
     _check_memory(memory, max(batch_sizes), place, dtype)
-    with _threads(threads) as used:
+    with timing.threads(threads) as used:
         model = random_model(config, place, dtype)
         timings = [timing for batch in batch_sizes for timing in _stages(model, batch, repeats)]
     return OpenVLABench(
@@ -160,39 +147,25 @@ def _steps(
 ) -> Iterator[StageTiming]:
     """Every step after the prefill, choosing among the rows included; the first token comes of the prefill itself."""
     taken: list[list[float]] = [[] for _ in range(TOKENS - 1)]
-    for _ in range(WARM_UP + repeats):
+    for _ in range(timing.WARM_UP + repeats):
         decoding = prefill()
-        for step in taken:
-            _wait(model.device)
-            start = time.perf_counter()
+
+        def feed(decoding: Decoding = decoding) -> None:
             decoding.feed(rows[model.logits(decoding.hidden, rows).argmax(-1)])
-            _wait(model.device)
-            step.append(1000 * (time.perf_counter() - start))
+
+        for step in taken:
+            step.append(timing.once(feed, model.device))
     for at, step in enumerate(taken):
-        yield _summary(f"decode step {at + 1}", step[WARM_UP:], batch)
+        yield _stage(f"decode step {at + 1}", timing.summary(step), batch, repeats)
 
 
 def _timed(stage: str, run: Callable[[], object], batch: int, repeats: int, device: torch.device) -> StageTiming:
-    taken = []
-    for _ in range(WARM_UP + repeats):
-        _wait(device)
-        start = time.perf_counter()
-        run()
-        _wait(device)
-        taken.append(1000 * (time.perf_counter() - start))
-    return _summary(stage, taken[WARM_UP:], batch)
+    return _stage(stage, timing.timed(run, repeats, device), batch, repeats)
 
 
-def _summary(stage: str, taken: Sequence[float], batch: int) -> StageTiming:
-    p50, p95 = np.quantile(taken, (0.5, 0.95))
-    return StageTiming(
-        stage=stage, batch=batch, compiled=False, p50_ms=float(p50), p95_ms=float(p95), repeats=len(taken)
-    )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _stage(stage: str, taken: tuple[float, float], batch: int, repeats: int) -> StageTiming:
+    p50, p95 = taken
+    return StageTiming(stage=stage, batch=batch, compiled=False, p50_ms=p50, p95_ms=p95, repeats=repeats)
 
 
 def _check_memory(memory: dict[str, int], batch: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -205,27 +178,3 @@ def _check_memory(memory: dict[str, int], batch: int, device: torch.device, dtyp
             f"needs about {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} ({parts}), and "
             f"{free / 1e9:.1f} GB are free on {device}: take fewer layers, a smaller dtype or another device",
         )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ContractError("device", f"expected cpu or cuda[:N], got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ContractError("device", f"expected cpu or cuda[:N], got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ContractError("device", "this machine has no CUDA device that torch can use")
-    return device
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[int]:
-    if count is not None and count < 1:
-        raise ContractError("threads", f"expected 1 or more, got {count}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield count or before
-    finally:
-        torch.set_num_threads(before)

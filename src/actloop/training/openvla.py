@@ -301,7 +301,8 @@ def _check(policy: OpenVLAPolicy, recipe: OpenVLARecipe) -> None:
     told = (recipe.head, recipe.horizon, recipe.proprio, recipe.learned_slots)
     has = (config.head, config.horizon, config.proprio_dim > 0, config.learned_slots)
     if told != has:
-        raise ContractError("recipe", f"head, horizon, proprio, learned slots: the recipe says {told}, the policy has {has}")
+        reason = f"head, horizon, proprio, learned slots: the recipe says {told}, the policy has {has}"
+        raise ContractError("recipe", reason)
     shown = policy.pictures.centre_crop
     if recipe.augmentation is not None and recipe.augmentation.crop_share != shown:
         reason = f"crops keep {recipe.augmentation.crop_share} of a picture, the policy will be shown {shown} of it"

@@ -12,10 +12,14 @@ Record = Mapping[str, Any]
 
 
 def rounds(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of a tick, split after every round of questions: an answer that takes no time follows them."""
+    """The records of a tick, split after every round of questions: an answer that takes no time follows them.
+
+    Frames that were taken in behind a round, before any answer, go with it: they led to no questions.
+    """
     rounds: list[list[Record]] = [[]]
     for record in records:
-        if rounds[-1] and rounds[-1][-1]["event"] == "requested" != record["event"]:
+        asked = any(one["event"] == "requested" for one in rounds[-1])
+        if asked and record["event"] not in ("requested", "absorbed"):
             rounds.append([])
         rounds[-1].append(record)
     return rounds

@@ -23,12 +23,12 @@ from actloop.loop.events import FORMAT, read_events
 from actloop.loop.inference import Reply
 from actloop.loop.latency import LatencyProfile
 from actloop.loop.log.decided import Record, equal, of_ask, of_refusal, of_step, rounds, show, vector, words
-from actloop.loop.questions import Answer, Ticket
+from actloop.loop.questions import FRAME, Answer, Ticket
 
 EPISODE = 0  # of the tickets here; those of another one have any other number
 MOST = 20  # differences that are told; one usually leads to many more
 PLANS = ("action", "foresight")  # layers whose answers are chunks
-NOTED = ("requested", "replied", "refused", "stepped", "ticked")  # records of decisions
+NOTED = ("requested", "replied", "refused", "stepped", "ticked", "absorbed")  # records of decisions, and their costs
 COMMAND = ("wanted", "requested", "plan", "anchor", "index", "hold", "pace", "reasons", "rung")
 
 
@@ -183,9 +183,13 @@ class _Again:
         asked_in = rounds(noted)
         for number, records in enumerate(asked_in):
             decided: list[Record] = []
-            for record in records:
+            events = [record["event"] for record in records]
+            before = events.index("requested") if "requested" in events else len(events)
+            for record in records[:before]:
                 if record["event"] == "replied":
                     decided += self._receive(record)
+                elif record["event"] == "absorbed":
+                    self._controller.absorbed(self._frame(record))
             asked = False
             if begun is not None:
                 asks, refusals, steps = self._controller.asks(self._tick, begun)
@@ -193,6 +197,10 @@ class _Again:
                 decided += map(of_refusal, refusals)
                 decided += map(of_ask, asks)
                 asked = bool(asks)
+            for record in records[before:]:
+                if record["event"] == "absorbed":
+                    self._controller.absorbed(self._frame(record))
+            records = [record for record in records if record["event"] != "absorbed"]
             if begun is None:  # what was asked cannot be known without the time at which it was
                 self._compare(decided, records[: len(decided)], partly=partly)
                 return
@@ -225,6 +233,11 @@ class _Again:
         became = {name: getattr(received, name) for name in ("accepted", "reason", "delay", "skipped")}
         told = {"event": "replied", "layer": ticket.layer, "plan": ticket.plan, **became}
         return [told, *map(of_refusal, received.refusals), *map(of_step, received.steps)]
+
+    def _frame(self, record: Record) -> Reply:
+        """That a frame was taken in."""
+        ticket = Ticket(episode=EPISODE, plan=FRAME, tick=record["anchor"])
+        return Reply(ticket=ticket, latency=record["latency"], computed=record["computed"], due=record["time"])
 
     def _answer(self, record: Record) -> Answer:
         prediction = None

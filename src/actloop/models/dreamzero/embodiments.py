@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from actloop.contracts import Embodiment, Space, embodiment_from_dict, embodiment_to_dict
+from actloop.contracts import Embodiment, embodiment_from_dict, embodiment_to_dict
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.dreamzero.config import DreamZeroConfig
-from actloop.models.dreamzero.statistics import BOUNDS, RobotStatistics, VectorStatistics
+from actloop.models.dreamzero.numbers import Numbers, check_relative
+from actloop.models.dreamzero.statistics import BOUNDS, RobotStatistics
 from actloop.models.dreamzero.tiling import Tiling
 
 PLACE = "{instruction}"
-ROWS = 2_000_000  # of relative actions that statistics are measured on at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class RobotDeclaration:
             )
         if self.normalizer not in BOUNDS:
             raise UnknownNameError("declaration.normalizer", self.normalizer, BOUNDS)
-        _check_relative(body, self.relative)
+        check_relative(body, self.relative)
         self._check_statistics()
 
     # pictures and words
@@ -100,16 +100,22 @@ class RobotDeclaration:
 
     # states and actions
 
+    @property
+    def numbers(self) -> Numbers:
+        """How states and actions become what the network sees."""
+        return Numbers(
+            body=self.embodiment,
+            relative=self.relative,
+            block_actions=self.block_actions,
+            normalizer=self.normalizer,
+            statistics=self.statistics,
+        )
+
     def normalize_states(
         self, states: Float[np.ndarray, "*rows state"], width: int | None = None
     ) -> Float[np.ndarray, "*rows width"]:
-        """To -1..1, clipped, float32; with zeros up to `width`, the network's `state_dim`.
-
-        Raises:
-            ContractError: no statistics yet, or another number of components.
-        """
-        _check_size(states, self.embodiment.state, "states")
-        return _padded(self.known.state.normalize(states, self.normalizer), width, "state")
+        """See `Numbers`, here and below."""
+        return self.numbers.normalize_states(states, width)
 
     def normalize_actions(
         self,
@@ -117,30 +123,12 @@ class RobotDeclaration:
         start: Float[np.ndarray, "*rows state"],
         width: int | None = None,
     ) -> Float[np.ndarray, "*rows horizon width"]:
-        """Of blocks whose states at their start are `start`; to -1..1, clipped, float32, padded up to `width`.
-
-        Raises:
-            ContractError: no statistics yet, or another number of components.
-        """
-        relative = self.relative_actions(actions, start)
-        return _padded(self.known.action.normalize(relative, self.normalizer), width, "action")
+        return self.numbers.normalize_actions(actions, start, width)
 
     def denormalize_actions(
         self, actions: Float[np.ndarray, "*rows horizon width"], start: Float[np.ndarray, "*rows state"]
     ) -> Float[np.ndarray, "*rows horizon action"]:
-        """Physical actions of blocks that start at `start`, float32; padding is dropped, nothing is clipped."""
-        real = actions[..., : self.embodiment.action.size]
-        relative = self.known.action.denormalize(real, self.normalizer)
-        found: np.ndarray = (relative + self._offset(start)[..., None, :]).astype(np.float32)
-        return found
-
-    def relative_actions(
-        self, actions: Float[np.ndarray, "*rows horizon action"], start: Float[np.ndarray, "*rows state"]
-    ) -> Float[np.ndarray, "*rows horizon action"]:
-        """In physical units: `relative` parts minus the state at the block's start, the others as they are."""
-        _check_size(actions, self.embodiment.action, "actions")
-        found: np.ndarray = actions - self._offset(start)[..., None, :]
-        return found
+        return self.numbers.denormalize_actions(actions, start)
 
     def real_actions(self, width: int) -> Bool[np.ndarray, "width"]:
         """Which of the network's `width` action components this robot has."""
@@ -177,40 +165,15 @@ class RobotDeclaration:
         Raises:
             ContractError: there are none yet.
         """
-        if self.statistics is None:
-            raise ContractError(
-                "declaration.statistics",
-                f"none for {self.embodiment.name!r}: measure them on its data, or read those of the released weights",
-            )
-        return self.statistics
+        return self.numbers.known
 
     def with_statistics(self, statistics: RobotStatistics) -> "RobotDeclaration":
         """The same robot, with these statistics."""
         return replace(self, statistics=statistics)
 
     def measured(self, episodes: Iterable[tuple[np.ndarray, np.ndarray]], *, rows: int = 0) -> "RobotDeclaration":
-        """The same robot, with statistics of its data: (states, actions) by episode, one row per tick.
-
-        Relative parts are measured over blocks that start at any tick, as many as fit `ROWS`; `rows` is the number of
-        ticks in all where it is known, so that long datasets are thinned evenly.
-
-        Raises:
-            ContractError: no episodes, or rows of another size.
-        """
-        step = max(1, -(-rows * self.block_actions // ROWS))
-        states, actions = [], []
-        for state, action in episodes:
-            _check_size(state, self.embodiment.state, "states")
-            _check_size(action, self.embodiment.action, "actions")
-            states.append(state)
-            actions.append(self._blocks_of(state, action, step))
-        if not states:
-            raise ContractError("statistics", "no episodes to measure")
-        return self.with_statistics(
-            RobotStatistics(
-                state=VectorStatistics.of(np.concatenate(states)), action=VectorStatistics.of(np.concatenate(actions))
-            )
-        )
+        """The same robot, with statistics of its data: see `Numbers.measured`."""
+        return self.with_statistics(self.numbers.measured(episodes, rows=rows))
 
     def check(self, config: DreamZeroConfig, *, temporal_stride: int, size: tuple[int, int]) -> None:
         """Whether a network takes this robot; `size` is the (height, width) that its codec brings to its latents.
@@ -280,24 +243,6 @@ class RobotDeclaration:
             tag=str(plain.get("tag", "")),
         )
 
-    def _offset(self, start: Float[np.ndarray, "*rows state"]) -> Float[np.ndarray, "*rows action"]:
-        """What is taken from every action of a block."""
-        _check_size(start, self.embodiment.state, "start")
-        offset = np.zeros((*start.shape[:-1], self.embodiment.action.size))
-        for name in self.relative:
-            offset[..., self.embodiment.action.slice(name)] = start[..., self.embodiment.state.slice(name)]
-        return offset
-
-    def _blocks_of(self, states: np.ndarray, actions: np.ndarray, step: int) -> np.ndarray:
-        """Rows of actions as the network sees them, of blocks from every `step`-th tick on."""
-        if not self.relative:
-            return actions
-        found = [
-            self.relative_actions(actions[at : at + self.block_actions], states[at])
-            for at in range(0, len(actions), step)
-        ]
-        return np.concatenate(found)
-
     def _check_statistics(self) -> None:
         if self.statistics is None:
             return
@@ -341,32 +286,6 @@ def declare(
         block_actions=block_actions,
         normalizer=normalizer,
     )
-
-
-def _check_relative(body: Embodiment, relative: Sequence[str]) -> None:
-    measured = {part.name: part.size for part in body.state.parts}
-    told = {part.name: part for part in body.action.parts}
-    for name in relative:
-        if name not in told:
-            raise UnknownNameError("declaration.relative", name, told)
-        if measured.get(name) != told[name].size or told[name].kind != "absolute":
-            raise ContractError(
-                f"declaration.relative.{name}",
-                f"needs an absolute action part and a state part of that name and size, got {told[name].kind} of "
-                f"{told[name].size} and states {measured}",
-            )
-
-
-def _check_size(values: np.ndarray, space: Space, path: str) -> None:
-    if not values.ndim or values.shape[-1] != space.size:
-        raise ContractError(path, f"expected {space.size} components, got shape {values.shape}")
-
-
-def _padded(values: np.ndarray, width: int | None, what: str) -> np.ndarray:
-    missing = 0 if width is None else width - values.shape[-1]
-    if missing < 0:
-        raise ContractError(f"declaration.{what}", f"has {values.shape[-1]} components, there is room for {width}")
-    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
 
 
 def _mapping(plain: Mapping[str, object], name: str) -> Mapping[str, object]:

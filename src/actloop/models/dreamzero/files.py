@@ -52,6 +52,7 @@ def stored(policy: DreamZeroPolicy, *, half: bool = False) -> Stored:
         "encoding": policy.encoding,
         "anchoring": policy.anchoring,
         "noise": policy.noise,
+        "absorb_every": policy.absorb_every,
         "codec": "wan" if isinstance(policy.codec, WanCodec) else "patches",
         "tower": None if tower is None else {**asdict(tower.config), "dtype": _name(tower.dtype)},
         **told,

@@ -46,7 +46,8 @@ TOLD_SCALE = 0.3  # of the sum over a prompt's words, as a stem is told it
 
 @dataclass(slots=True, kw_only=True)
 class Velocities:
-    """What the network predicts, noise - data; `actions` is None where none were given."""
+    """What the network predicts, noise - data; `actions` is None where none were given. Of an anchor nothing is
+    predicted, zeros, where changes are."""
 
     video: Float[Tensor, "batch frames channels height width"]
     actions: Float[Tensor, "batch actions action"] | None
@@ -182,7 +183,7 @@ class DreamZero(nn.Module):
             ContractError: parts that do not fit together.
         """
         config = self.config
-        sequence = self._sequence(clip)
+        sequence = self._sequence(clip, whole=layers is not None)
         x = self._tokens(clip, sequence, context[0].told)
         embedded, time_of = self._clip_times(clip, sequence)
         modulation = Modulation(self.time_projection(embedded).unflatten(-1, (6, -1)), time_of)
@@ -198,18 +199,19 @@ class DreamZero(nn.Module):
         noisy = Modulation(embedded[:, :, None], time_of[sequence.noisy])
         video = self.unembed(x[:, sequence.noisy], noisy)
         if config.predicts_change:
-            video = _velocity(video, clip.video, self._starts(clip), clip.video_time)
+            video = self._from_changes(video, clip)
         actions = self.action_decoder(x[:, sequence.actions_at : sequence.states_at]) if sequence.acting else None
         return Velocities(video=video, actions=actions)
 
-    def _starts(self, clip: NoisyClip) -> Tensor:
-        """For each noisy frame the clean one at its block's start; nothing for the anchor."""
+    def _from_changes(self, change: Tensor, clip: NoisyClip) -> Tensor:
+        """Velocities out of the changes of all frames but the anchor, against the clean one at their block's start."""
         assert clip.clean is not None
         size = self.config.block_frames
         starts = clip.clean[:, : clip.clean.shape[1] - 1 : size].repeat_interleave(size, dim=1)
-        return torch.cat([torch.zeros_like(clip.clean[:, :1]), starts], dim=1)
+        found = _velocity(change, clip.video[:, 1:], starts, clip.video_time[:, 1:])
+        return torch.cat([torch.zeros_like(found[:, :1]), found], dim=1)
 
-    def _sequence(self, clip: NoisyClip) -> ClipSequence:
+    def _sequence(self, clip: NoisyClip, *, whole: bool) -> ClipSequence:
         config, (size, frames) = self.config, clip.video.shape[:2]
         blocks = config.blocks(frames)
         acting = clip.actions is not None
@@ -227,19 +229,23 @@ class DreamZero(nn.Module):
         for name, (part, expected) in shapes.items():
             if part is not None and tuple(part.shape) != expected:
                 raise ContractError(f"clip.{name}", f"expected shape {expected}, got {tuple(part.shape)}")
-        return ClipSequence(config, blocks, clean=clip.clean is not None, acting=acting)
+        return ClipSequence(config, blocks, clean=clip.clean is not None, acting=acting, whole=whole)
 
     def _tokens(self, clip: NoisyClip, sequence: ClipSequence, told: Tensor | None) -> Tensor:
         looked, parts = None, []
         if clip.clean is not None:
             # What follows the last block's start is seen by nobody, so the stem does not look at it.
             before = max(1, sequence.frames - self.config.block_frames)
-            tokens, seen = self.embed(clip.clean, clip.condition), before * self.config.frame_tokens
+            kept = sequence.clean_frames
+            condition = None if clip.condition is None else clip.condition[:, :kept]
+            tokens, seen = self.embed(clip.clean[:, :kept], condition), before * self.config.frame_tokens
             first, looked = self._seen(tokens[:, :seen], clip.clean[:, :before], told)
             parts += [first, tokens[:, seen:]]
         elif self.config.stem_channels or self.config.predicts_change:
             raise ContractError("clip.clean", "with a stem or changes predicted, clips need a clean copy")
-        parts.append(self.embed(clip.video, clip.condition))
+        noisy = slice(sequence.first_noisy, None)
+        condition = None if clip.condition is None else clip.condition[:, noisy]
+        parts.append(self.embed(clip.video[:, noisy], condition))
         if clip.actions is not None and clip.action_time is not None and clip.states is not None:
             at_start = None if looked is None else looked[:, :: self.config.block_frames]
             parts += self._acting(clip.actions, clip.action_time, clip.states, at_start, told)
@@ -274,7 +280,7 @@ class DreamZero(nn.Module):
         """Embedded times (batch, times, dim), and which of them each token has: zero, a frame's, an action's."""
         config, frames = self.config, sequence.frames
         steps = [torch.zeros_like(clip.video_time[:, :1]), clip.video_time]
-        per_frame = torch.arange(1, 1 + frames).repeat_interleave(config.frame_tokens)
+        per_frame = torch.arange(1 + sequence.first_noisy, 1 + frames).repeat_interleave(config.frame_tokens)
         time_of = [torch.zeros(sequence.noisy_at, dtype=torch.long), per_frame]
         if clip.action_time is not None and sequence.acting:
             steps.append(clip.action_time)

@@ -148,6 +148,8 @@ def losses(
         error = error * draws.video_level.square()
     weighted = error * _weight(draws.video_level, schedule.video_shift, schedule.bell)
     real = _real(config, clip.blocks, frames, averaging)
+    if config.predicts_change:
+        real[:, 0] = 0  # an anchor changes against nothing
     parts = {"video": (weighted * real).sum(1) / real.sum(1), "action": torch.zeros(batch, device=latents.device)}
     if found.actions is not None:
         error = (found.actions.float() - (draws.action_noise - clip.actions)).square()

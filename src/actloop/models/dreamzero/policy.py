@@ -6,46 +6,30 @@ A session is a value: what is asked of it leaves it as it was, and gives the nex
 two requests, and computes what memory will need of it, so that the next `predict` begins with the actions.
 """
 
-import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from actloop.contracts import ActionChunk, Committed, Embodiment, Future, Observation, Prediction
 from actloop.errors import ContractError, UnknownNameError
 from actloop.models.codec import Codec
-from actloop.models.dreamzero.config import MEMORIES
 from actloop.models.dreamzero.embodiments import RobotDeclaration
+from actloop.models.dreamzero.expecting import Expected, Expecting, Outlook
 from actloop.models.dreamzero.image import ImageTower
-from actloop.models.dreamzero.layers import Words
+from actloop.models.dreamzero.modes import Manner
 from actloop.models.dreamzero.network import DreamZero
-from actloop.models.dreamzero.sampling import Noise, Reuse, SamplerConfig, draw_noise, released_noise
+from actloop.models.dreamzero.sampling import Noise, SamplerConfig, draw_noise, released_noise
 from actloop.models.dreamzero.session import Chunk, DreamZeroActor
 from actloop.models.dreamzero.watching import Anchoring, Encoding, Past, SeenFrame, Watcher
-from actloop.models.policy import LazyFrames
+from actloop.models.dreamzero.words import PromptWords
 from actloop.models.stored import PolicyInfo, Stored, Weighted, digest
 from actloop.models.text import Instructions
-from actloop.models.wan.vae import WanCodec
 
-PROMPTS_KEPT = 4
 NOISES = ("fresh", "released")
-ANCHORS: dict[str, Anchoring] = {"kept-anchor": "kept", "moved-anchor": "moved"}
-MODES = (*MEMORIES, *ANCHORS, "flash", "all-steps", "dynamic-reuse", "N-steps", "reuse-N")
-_STEPS, _REUSE = re.compile(r"(\d+)-steps?"), re.compile(r"reuse-([5-8])")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """The future of the last prediction, in latents; `past` is what it follows."""
-
-    tick: int
-    latents: Tensor
-    past: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +42,6 @@ class PolicySession:
     frames: tuple[SeenFrame, ...] = ()
     past: Past | None = None
     expected: Expected | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """What the last prediction expected to be seen, and what then was, at the ticks of which both are known."""
-
-    ticks: tuple[int, ...]
-    expected: Mapping[str, UInt8[np.ndarray, "time height width 3"]]
-    arrived: Mapping[str, UInt8[np.ndarray, "time height width 3"]]
 
 
 class DreamZeroPolicy:
@@ -103,6 +78,7 @@ class DreamZeroPolicy:
             raise UnknownNameError("noise", noise, NOISES)
         self.model, self.codec, self.text, self.info = model.eval(), codec, text, info
         self.declaration, self.tower, self.negative = declaration, tower, negative
+        self.expecting = Expecting(codec, declaration)
         self.encoding, self.anchoring, self.noise = encoding, anchoring, noise
         self.draw: Callable[[PolicySession], Noise] = self._noise
         _ = declaration.known
@@ -117,32 +93,26 @@ class DreamZeroPolicy:
         return self.model.config.block_actions
 
     @property
+    def absorb_every(self) -> int:
+        """Every frame, for requests at any tick; none where a block is one frame, which is the request's own."""
+        return 1 if self.declaration.block_frames > 1 else 0
+
+    @property
     def sampler(self) -> SamplerConfig:
         return self.actor.sampler
 
     def set_mode(self, mode: str) -> None:
-        """How to remember and to sample, as names joined by `+`; sessions from before are not for it.
-
-        `sliding`, `recomputed` or `released`: what happens past the window; `kept-anchor` or `moved-anchor`: see
-        `Watcher`. `flash`: one step; `N-steps`: so many. `reuse-N` (5 to 8 of 16), `dynamic-reuse` or `all-steps`:
-        which of them ask the network.
+        """How to remember and to sample (modes.py); sessions from before are not for it.
 
         Raises:
             UnknownNameError: no such mode.
             ContractError: modes that do not go together; nothing is changed then.
         """
-        memory, anchoring, sampler = self.model.config.memory, self.anchoring, self.sampler
-        for name in mode.split("+"):
-            if name in MEMORIES:
-                memory = name
-            elif name in ANCHORS:
-                anchoring = ANCHORS[name]
-            else:
-                sampler = _sampler(name, sampler)
-        if sampler.guidance != 1 and self.negative is None:
-            raise ContractError("mode", f"guidance {sampler.guidance:g} needs a negative prompt")
-        self.model.config, self.anchoring = replace(self.model.config, memory=memory), anchoring
-        self._use(sampler)
+        chosen = Manner(self.model.config.memory, self.anchoring, self.sampler).changed(mode)
+        if chosen.sampler.guidance != 1 and self.negative is None:
+            raise ContractError("mode", f"guidance {chosen.sampler.guidance:g} needs a negative prompt")
+        self.model.config, self.anchoring = replace(self.model.config, memory=chosen.memory), chosen.anchoring
+        self._use(chosen.sampler)
 
     def start(self, instruction: str, *, seed: int) -> PolicySession:
         """A session for one episode.
@@ -150,19 +120,33 @@ class DreamZeroPolicy:
         Raises:
             ContractError: the instruction is empty, or the text is not known.
         """
-        self._words(instruction)
+        self.words(instruction)
         return PolicySession(instruction=instruction, seed=seed)
 
     def absorb(self, session: PolicySession, obs: Observation) -> PolicySession:
-        """The session after a frame was seen and nothing was asked; blocks that are complete enter the memory.
+        """The session after a frame was seen and nothing was asked: it is encoded, and blocks that are complete enter
+        the memory.
 
         Raises:
             ContractError: the observation is not of this body, or older than one before.
         """
-        session = self._seen(session, obs)
-        if not self.watcher.due(session.past, session.frames):
+        session = self.show(session, obs)
+        if session.past is None or self.watcher.due(session.past, session.frames):
+            return self._reached(session)
+        past = self.watcher.prepared(session.past, session.frames)
+        return session if past is session.past else replace(session, past=past)
+
+    def show(self, session: PolicySession, obs: Observation) -> PolicySession:
+        """The session that knows a frame, of which nothing is computed before the next request.
+
+        Raises:
+            ContractError: the observation is not of this body, or older than one before.
+        """
+        self.embodiment.check(obs)
+        if session.frames and session.frames[-1].tick == obs.tick:
             return session
-        return self._reached(session)
+        picture = self.declaration.picture(obs.images)
+        return replace(session, frames=self.watcher.seen(session.frames, obs.tick, picture))
 
     def predict(
         self,
@@ -179,12 +163,12 @@ class DreamZeroPolicy:
         Raises:
             ContractError: the observation or `committed` is not of this body, or leaves nothing to decide.
         """
-        session = self._reached(self._seen(session, obs))
+        session = self._reached(self.show(session, obs))
         found = self._act(session, obs, committed)
         chunk = self._chunk(found, obs, committed)
         assert session.past is not None
         expected = Expected(tick=obs.tick, latents=found.video, past=session.past.latents)
-        future = self._future(expected, chunk) if imagine else None
+        future = self.expecting.future(expected, chunk) if imagine else None
         after = replace(session, calls=session.calls + 1, expected=expected)
         return after, Prediction(chunk=chunk, future=future)
 
@@ -214,25 +198,11 @@ class DreamZeroPolicy:
         """
         after, _ = self.predict(session, obs)
         assert after.expected is not None
-        return self._future(after.expected, chunk)
+        return self.expecting.future(after.expected, chunk)
 
     def outlook(self, session: PolicySession) -> Outlook | None:
         """The last prediction's future beside the frames that arrived since; None before the first of them."""
-        expected = session.expected
-        if expected is None:
-            return None
-        step = self.declaration.frame_ticks
-        shown = {frame.tick: frame.picture for frame in session.frames}
-        wanted = [expected.tick + step * (index + 1) for index in range(self.declaration.block_frames)]
-        known = [index for index, tick in enumerate(wanted) if tick in shown]
-        if not known:
-            return None
-        arrived = np.stack([shown[wanted[index]] for index in known])
-        return Outlook(
-            ticks=tuple(wanted[index] for index in known),
-            expected=self.declaration.apart(self._decoded(expected)[known]),
-            arrived=self.declaration.apart(arrived),
-        )
+        return None if session.expected is None else self.expecting.outlook(session.expected, session.frames)
 
     def describe(self) -> dict[str, object]:
         """Identity for reports: size, sampler, memory, training, digest of the weights."""
@@ -240,6 +210,7 @@ class DreamZeroPolicy:
         reuse = "dynamic" if sampler.reuse.similar else f"{len(sampler.reuse.run) or sampler.steps} evaluations"
         return {
             "name": self.info.name,
+            "variant": self.kind,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "embodiment": self.embodiment.name,
             "memory": f"{self.model.config.memory}, anchor {self.anchoring}",
@@ -273,29 +244,10 @@ class DreamZeroPolicy:
             encoding=self.encoding,
             anchoring=self.anchoring,
         )
-        self._prompts: dict[str, Words] = {}
-
-    def _words(self, instruction: str) -> Words:
-        """Keys and values of a prompt, computed once; the newest few are kept."""
-        if instruction not in self._prompts:
-            prompt = self.text.encode(self.declaration.prompt(instruction))[None].to(self.model.device)
-            negative = None
-            if self.negative is not None and self.sampler.guidance != 1:
-                negative = _as_long(self.negative[None].to(prompt), prompt)
-            self._prompts[instruction] = self.actor.words(prompt, negative)
-            if len(self._prompts) > PROMPTS_KEPT:
-                self._prompts.pop(next(iter(self._prompts)))
-        return self._prompts[instruction]
-
-    def _seen(self, session: PolicySession, obs: Observation) -> PolicySession:
-        self.embodiment.check(obs)
-        if session.frames and session.frames[-1].tick == obs.tick:
-            return session
-        picture = self.declaration.picture(obs.images)
-        return replace(session, frames=self.watcher.seen(session.frames, obs.tick, picture))
+        self.words = PromptWords(self.actor, self.text, self.declaration, self.negative)
 
     def _reached(self, session: PolicySession) -> PolicySession:
-        past = self.watcher.reach(session.past, session.frames, self._words(session.instruction))
+        past = self.watcher.reach(session.past, session.frames, self.words(session.instruction))
         return session if past is session.past else replace(session, past=past)
 
     def _act(
@@ -325,47 +277,9 @@ class DreamZeroPolicy:
             actions[: committed.fixed] = committed.actions[: committed.fixed]  # as they are, not as they were clipped
         return ActionChunk(actions=actions, anchor=obs.tick, period=self.embodiment.period, observed_at=obs.time)
 
-    def _future(self, expected: Expected, chunk: ActionChunk) -> Future:
-        names = tuple(camera.name for camera in self.embodiment.cameras)
-        return Future(
-            frames=LazyFrames(names, lambda: self.declaration.apart(self._decoded(expected))),
-            chunk=chunk,
-            period=self.declaration.frame_ticks * self.embodiment.period,
-        )
-
-    def _decoded(self, expected: Expected) -> UInt8[np.ndarray, "frames height width 3"]:
-        """The pictures of a block, after those that came before it where the codec is causal."""
-        parts = [*expected.past, expected.latents] if isinstance(self.codec, WanCodec) else [expected.latents]
-        frames = self.codec.decode(torch.cat([part.to(expected.latents).float() for part in parts], dim=1))
-        pictures: np.ndarray = frames[0, -self.declaration.block_frames :].cpu().numpy()
-        return pictures
-
     def _noise(self, session: PolicySession, purpose: str = "act") -> Noise:
         """The same for the same session and call: a replay repeats, a replan does not."""
         if self.noise == "released" and purpose == "act":
             return released_noise(self.model.config)
         label = f"{session.seed}/{session.calls}/{purpose}"
         return draw_noise(self.model.config, torch.Generator().manual_seed(zlib.crc32(label.encode())))
-
-
-def _sampler(name: str, sampler: SamplerConfig) -> SamplerConfig:
-    """A sampler changed as a mode's name says."""
-    steps, reuse = _STEPS.fullmatch(name), _REUSE.fullmatch(name)
-    if name == "flash":
-        return SamplerConfig.flash()
-    if steps is not None:
-        return replace(sampler, steps=int(steps[1]), reuse=Reuse())
-    if reuse is not None:
-        return replace(sampler, reuse=Reuse.released(int(reuse[1])))
-    known = {"all-steps": Reuse(), "dynamic-reuse": Reuse.dynamic()}
-    if name not in known:
-        raise UnknownNameError("mode", name, MODES)
-    return replace(sampler, reuse=known[name])
-
-
-def _as_long(text: Tensor, other: Tensor) -> Tensor:
-    """Padded with zeros to the tokens of another."""
-    missing = other.shape[1] - text.shape[1]
-    if missing < 0:
-        raise ContractError("negative", f"{other.shape[1]} tokens fit, got {text.shape[1]}")
-    return torch.cat([text, text.new_zeros(1, missing, *text.shape[2:])], dim=1)

@@ -12,6 +12,9 @@
 The anchor is a block of its own that sees itself alone. A block never sees a later one, so rows with fewer blocks are
 padded at the end and need no mask. Video without actions is a row whose actions and states nobody sees.
 
+Left out is what changes nothing: the clean copy of the last block, which nobody sees (unless the sequence is to be
+`whole`), and the noisy anchor where a network predicts changes, of which an anchor has none.
+
 The window is the anchor and the last blocks, the asking one among them; positions count from the anchor as if what
 lies between it and the window had never been. The released masks differ past the window: noisy blocks see everything,
 clean ones cut the window at frames, and positions are absolute.
@@ -47,7 +50,7 @@ class Group:
 class ClipSequence:
     """Places of a clip's tokens, and their groups."""
 
-    def __init__(self, config: DreamZeroConfig, blocks: int, *, clean: bool, acting: bool) -> None:
+    def __init__(self, config: DreamZeroConfig, blocks: int, *, clean: bool, acting: bool, whole: bool = True) -> None:
         if blocks > config.window_blocks and config.memory == "recomputed":
             raise ContractError(
                 "clip.blocks",
@@ -56,15 +59,18 @@ class ClipSequence:
             )
         self.config, self.blocks, self.clean, self.acting = config, blocks, clean, acting
         self.frames = config.frames(blocks)
-        self.video_tokens = self.frames * config.frame_tokens
-        self.noisy_at = self.video_tokens if clean else 0
-        self.actions_at = self.noisy_at + self.video_tokens
+        self.clean_blocks = (blocks if whole else blocks - 1) if clean else -1
+        self.clean_frames = config.frames(self.clean_blocks) if clean else 0
+        self.first_noisy = 1 if config.predicts_change and clean else 0
+        self.noisy_at = self.clean_frames * config.frame_tokens
+        self.actions_at = self.noisy_at + (self.frames - self.first_noisy) * config.frame_tokens
         self.states_at = self.actions_at + (blocks * config.block_actions if acting else 0)
         self.tokens = self.states_at + (blocks if acting else 0)
 
     def video(self, first: int, last: int, *, noisy: bool) -> slice:
         """Tokens of frames `first` to `last` (exclusive)."""
-        size, at = self.config.frame_tokens, self.noisy_at if noisy else 0
+        size = self.config.frame_tokens
+        at = self.noisy_at - self.first_noisy * size if noisy else 0
         return slice(at + first * size, at + last * size)
 
     def block(self, number: int, *, noisy: bool) -> slice:
@@ -86,10 +92,10 @@ class ClipSequence:
 
     def groups(self) -> list[Group]:
         """All that see more than themselves, in the order of the first token of each; states are left out."""
-        kinds = (False, True) if self.clean else (True,)
+        kinds = [*([False] if self.clean else []), *([] if self.first_noisy else [True])]
         anchors = [Group(asks=(at,), video=(at,)) for at in (self.block(-1, noisy=kind) for kind in kinds)]
-        blocks = [self._group(number, noisy=kind) for kind in kinds for number in range(self.blocks)]
-        return anchors + blocks
+        clean = [self._group(number, noisy=False) for number in range(self.clean_blocks)]
+        return anchors + clean + [self._group(number, noisy=True) for number in range(self.blocks)]
 
     def _group(self, number: int, *, noisy: bool) -> Group:
         """A block: what lies before it in its window, and itself."""
@@ -119,7 +125,8 @@ class ClipSequence:
         config = self.config
         anchor = video_turns(config, 0, 1, device)
         rest = video_turns(config, 1 - slid * config.block_frames, self.frames - 1, device)
-        parts = [anchor, rest] * (2 if self.clean else 1)
+        parts = [torch.cat([anchor, rest])[: self.clean_frames * config.frame_tokens]] if self.clean else []
+        parts += [rest] if self.first_noisy else [anchor, rest]
         if self.acting:
             actions = self.blocks * config.block_actions
             parts.append(counted_turns(config, -slid * config.block_actions, actions, device))

@@ -10,6 +10,7 @@ block. Nothing that a session holds is changed afterwards: a step copies the mem
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal, get_args
 
 import numpy as np
@@ -46,12 +47,14 @@ class SeenFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """Memory up to the frame of `tick`. `latents`: the anchor's and the blocks' of the window, oldest first."""
+    """Memory up to the frame of `tick`. `latents`: the anchor's and the blocks' of the window, oldest first; `ahead`:
+    of the block after it, what has been encoded already."""
 
     tick: int
     session: Session
     stream: VideoStream | None
     latents: tuple[Float[Tensor, "1 frames channels height width"], ...]
+    ahead: tuple[Float[Tensor, "1 frames channels height width"], ...] = ()
 
 
 class Watcher:
@@ -60,7 +63,7 @@ class Watcher:
     `encoding`: a block goes on from the frames before it, as in training ("stream"), or is encoded apart behind a
     repeated frame, as the released loop does it ("apart"). `anchoring`: past the window the network's own `memory`
     rules, with the first anchor ("kept"); or the window is encoded anew with the frame before it as the anchor, as in
-    every clip of the training ("moved"). `encoded` counts blocks and anchors.
+    every clip of the training ("moved"). `encoded` counts blocks and anchors, `frames_encoded` pictures.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Watcher:
             raise UnknownNameError("anchoring", anchoring, ANCHORINGS)
         self.actor, self.codec, self.declaration = actor, codec, declaration
         self.tower, self.encoding, self.anchoring = tower, encoding, anchoring
-        self.encoded = 0
+        self.encoded = self.frames_encoded = 0
 
     @property
     def span(self) -> int:
@@ -121,6 +124,22 @@ class Watcher:
             return False
         shown = {frame.tick for frame in frames}
         return all(tick in shown for tick in self._ticks(newest))
+
+    def prepared(self, past: Past, frames: Sequence[SeenFrame]) -> Past:
+        """With what has arrived of the next block encoded, as far as the codec takes it before the block is whole."""
+        stride, block = self.codec.temporal_stride, self.declaration.block_actions
+        apart = self.encoding == "apart" and past.stream is not None
+        if apart or past.session.spent or not self._takes(past, 1):
+            return past
+        shown = {frame.tick: frame.picture for frame in frames}
+        wanted = self._ticks(past.tick + block)[self._done(past) :]
+        pictures = list(takewhile(lambda one: one is not None, map(shown.get, wanted)))
+        ready = len(pictures) // stride * stride
+        if not ready:
+            return past
+        stream = None if past.stream is None else past.stream.clone()
+        latents = self._one(torch.from_numpy(np.stack(pictures[:ready]))[None], stream)  # type: ignore[arg-type]
+        return replace(past, stream=stream, ahead=(*past.ahead, latents))
 
     def reach(self, past: Past | None, frames: Sequence[SeenFrame], words: Words) -> Past:
         """Memory up to the newest frame."""
@@ -172,7 +191,7 @@ class Watcher:
             past, session=past.session.clone(), stream=None if past.stream is None else past.stream.clone()
         )
         latents = self._add(copied, pictures)
-        return replace(copied, tick=tick, latents=self._kept(past.latents, latents))
+        return replace(copied, tick=tick, latents=self._kept(past.latents, latents), ahead=())
 
     def _add(self, past: Past, pictures: Sequence[Picture]) -> Tensor:
         """A block to a memory that nobody else holds; its latents."""
@@ -197,12 +216,18 @@ class Watcher:
         return Past(tick=tick, session=self.actor.start(words, anchor), stream=stream, latents=(latents,))
 
     def _encode(self, past: Past, pictures: Sequence[Picture]) -> Tensor:
-        frames = torch.from_numpy(np.stack(pictures))[None]
+        frames = torch.from_numpy(np.stack(pictures[self._done(past) :]))[None]
         if self.encoding == "apart" and past.stream is not None:
+            self.frames_encoded += 1 + frames.shape[1]
             return self.codec.encode(torch.cat([frames[:, :1], frames], dim=1))[:, 1:]
-        return self._one(frames, past.stream)
+        return torch.cat([*past.ahead, self._one(frames, past.stream)], dim=1)
+
+    def _done(self, past: Past) -> int:
+        """Pictures of the next block that have been encoded."""
+        return sum(part.shape[1] for part in past.ahead) * self.codec.temporal_stride
 
     def _one(self, frames: Tensor, stream: VideoStream | None) -> Tensor:
+        self.frames_encoded += frames.shape[1]
         return self.codec.encode(frames.to(self.actor.model.device)) if stream is None else stream.encode(frames)
 
     def _kept(self, latents: tuple[Tensor, ...], new: Tensor) -> tuple[Tensor, ...]:

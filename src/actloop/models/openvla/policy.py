@@ -30,6 +30,8 @@ from actloop.models.tensors import fill
 
 KIND = "openvla"
 
+BATCHED = 128  # tokens that prompts of a batch are padded to: how long a row is must not depend on its neighbours
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVLASession:
@@ -132,7 +134,7 @@ class OpenVLAPolicy:
         return replace(session, calls=session.calls + 1), Prediction(chunk=chunk)
 
     def predict_batch(
-        self, sessions: Sequence[OpenVLASession], observations: Sequence[Observation]
+        self, sessions: Sequence[OpenVLASession], observations: Sequence[Observation], *, imagine: bool = False
     ) -> list[tuple[OpenVLASession, Prediction]]:
         """As `predict`, for several robots in one pass; each is answered as if it were alone.
 
@@ -141,15 +143,15 @@ class OpenVLAPolicy:
         """
         if len(sessions) != len(observations) or not sessions:
             raise ContractError("batch", f"{len(sessions)} sessions and {len(observations)} observations")
-        decided = self._decide(sessions, observations, None)
+        decided = self._decide(sessions, observations, None, multiple=BATCHED)
         pairs = zip(sessions, decided, observations, strict=True)
         return [
             (replace(session, calls=session.calls + 1), Prediction(chunk=self._chunk(actions, obs, None)))
             for session, actions, obs in pairs
         ]
 
-    def ask(self, instructions: Sequence[str], observations: Sequence[Observation]) -> Question:
-        """What the network is asked about these moments, on its device.
+    def ask(self, instructions: Sequence[str], observations: Sequence[Observation], *, multiple: int = 1) -> Question:
+        """What the network is asked about these moments, on its device; prompts are padded to a multiple of tokens.
 
         Raises:
             ContractError: an observation is not of this body.
@@ -158,19 +160,28 @@ class OpenVLAPolicy:
             self.embodiment.check(obs)
         shown = [self.pictures.show({name: obs.images[name] for name in self.pictures.cameras}) for obs in observations]
         states = np.stack([obs.state for obs in observations])
-        return self.question(self.model.vlm.images(shown), instructions, states).to(self.device)
+        return self.question(self.model.vlm.images(shown), instructions, states, multiple=multiple).to(self.device)
 
     def question(
-        self, pixels: Tensor, instructions: Sequence[str], states: Float[np.ndarray, "batch state"]
+        self,
+        pixels: Tensor,
+        instructions: Sequence[str],
+        states: Float[np.ndarray, "batch state"],
+        *,
+        multiple: int = 1,
     ) -> Question:
-        """What the network is asked: the prompt, and the state where it is shown one, in words or as numbers."""
+        """What the network is asked: the prompt, padded to a multiple of tokens, and the state where it is shown one.
+
+        That is in words or as numbers.
+        """
         words = [""] * len(instructions) if self._state_words is None else [self._state_words(row) for row in states]
         tokens, template = self.model.vlm.tokens, self.conventions.template
         rows = [
             [tokens.begin, *prompt_ids(tokens, instruction, template, said)]
             for instruction, said in zip(instructions, words, strict=True)
         ]
-        ids = torch.full((len(rows), max(map(len, rows))), tokens.pad)
+        width = -(-max(map(len, rows)) // multiple) * multiple
+        ids = torch.full((len(rows), width), tokens.pad)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         for at, row in enumerate(rows):
             ids[at, : len(row)] = torch.tensor(row)
@@ -224,10 +235,15 @@ class OpenVLAPolicy:
         return Stored(header=header, tensors={n: t.half() if half else t for n, t in tensors.items()})
 
     def _decide(
-        self, sessions: Sequence[OpenVLASession], observations: Sequence[Observation], given: np.ndarray | None
+        self,
+        sessions: Sequence[OpenVLASession],
+        observations: Sequence[Observation],
+        given: np.ndarray | None,
+        *,
+        multiple: int = 1,
     ) -> Float[np.ndarray, "batch horizon action"]:
         """Chunks as the data have them, in physical units."""
-        asked = self.ask([session.instruction for session in sessions], observations)
+        asked = self.ask([session.instruction for session in sessions], observations, multiple=multiple)
         if self.model.config.head == "l1":
             normalised = self.model.numbers(asked).cpu().numpy().astype(np.float64)
             return self.bins.normalizer.denormalize(normalised)

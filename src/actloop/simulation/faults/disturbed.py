@@ -258,8 +258,9 @@ def _check_fits(world: World, fault: Fault) -> None:
     if on == "world":
         if not isinstance(world, Disturbable):
             raise ContractError(path, f"{body.name} is a world that cannot disturb itself (`Disturbable`)")
-        if fault.kind not in world.disturbances:
-            raise UnknownNameError(f"{path}, disturbance of {body.name}", fault.kind, world.disturbances)
+        able = (*world.disturbances, *getattr(world, "disturbances_by_name", ()))
+        if fault.kind not in able:
+            raise UnknownNameError(f"{path}, disturbance of {body.name}", fault.kind, able)
     known = {
         "camera": [camera.name for camera in body.cameras],
         "state": [part.name for part in body.state.parts],

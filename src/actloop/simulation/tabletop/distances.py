@@ -22,8 +22,8 @@ def things(scene: Scene) -> Iterator[tuple[str, Float[np.ndarray, "3"]]]:
     if point is not None:
         yield "the handle" if scene.layout == "desk" else "the knob", point
     if scene.layout == "desk":
-        for side, (x, y) in PADS.items():
-            yield f"the {side} pad", np.array([x, y, PAD_TOP])
+        for side in PADS:
+            yield f"the {side} pad", np.append(scene.pad(side), PAD_TOP)
 
 
 def in_words(apart: Float[np.ndarray, "3"]) -> str:

@@ -12,15 +12,19 @@ from actloop.simulation.tabletop.scene import (
     BELT_Y,
     COLOURS,
     HALF,
+    PAD_HALF,
+    PADS,
     Scene,
 )
 from actloop.simulation.tabletop.tasks import FINGERS_X, FINGERS_Y, Goal, in_drawer
 
 DISTURBANCES = ("displace", "slip", "push")
+NAMED = ("goal",)  # done where it is asked for by name, and not drawn by who records
 DISTANCE = 0.06  # metres that a displaced object moves by, more or less
 PUSH_TICKS = 3
 
 _DESK = np.array([-0.125, -0.18]), np.array([0.125, -0.035])  # clear of the pads and of the open drawer
+_BESIDE = np.array([0.16, -0.14]), np.array([0.21, 0.06])  # middle of a right pad, within reach and off the cabinet
 _COVER = np.array([-0.17, -0.18]), np.array([0.17, 0.08])
 
 
@@ -101,6 +105,23 @@ def _slip(scene: Scene, goal: Goal, rng: np.random.Generator) -> None:
     _drop(scene, block, places[int(apart.argmin())], 0.015, rng)
 
 
+def _move_goal(scene: Scene, goal: Goal, rng: np.random.Generator) -> None:
+    if goal.onto not in PADS:
+        raise _refuse("goal", f"{goal.task.name} is about no pad")
+    here, room = scene.pad(goal.onto), PAD_HALF + HALF + 0.012
+    blocks = np.array([scene.block(name) for name in COLOURS])
+    if (np.abs(blocks[:, :2] - here).max(axis=1) < PAD_HALF + HALF).any():
+        raise _refuse("goal", f"a block is above the {goal.onto} pad")
+    places = rng.uniform(*_BESIDE, size=(600, 2)) * (np.sign(here[0]), 1.0)
+    low = [block[:2] for block in blocks] + ([scene.tcp[:2]] if scene.tcp[2] < 0.08 else [])
+    for taken in low:
+        places = places[np.abs(places - taken).max(axis=1) > room]
+    error = np.abs(np.linalg.norm(places - here, axis=1) - DISTANCE)
+    if not len(places) or error.min() > 0.03:
+        raise _refuse("goal", f"there is no free place about {100 * DISTANCE:.0f} cm from the {goal.onto} pad")
+    scene.put_pad(goal.onto, places[int(error.argmin())])
+
+
 def disturb(scene: Scene, goal: Goal, name: str, rng: np.random.Generator, strength: float) -> None:
     """Do it to the scene at once; a push of `strength` newtons lasts until `release`.
 
@@ -112,11 +133,13 @@ def disturb(scene: Scene, goal: Goal, name: str, rng: np.random.Generator, stren
         _displace(scene, goal, rng)
     elif name == "slip":
         _slip(scene, goal, rng)
+    elif name == "goal":
+        _move_goal(scene, goal, rng)
     elif name == "push":
         angle = rng.uniform(0.0, 2 * np.pi)
         scene.data.xfrc_applied[scene.body_id("hand"), :2] = strength * np.array([np.cos(angle), np.sin(angle)])
     else:
-        raise UnknownNameError("tabletop.disturb", name, DISTURBANCES)
+        raise UnknownNameError("tabletop.disturb", name, (*DISTURBANCES, *NAMED))
 
 
 def release(scene: Scene) -> None:

@@ -20,7 +20,6 @@ from actloop.simulation.tabletop.scene import (
     HANDLE,
     MAX_OPENING,
     PAD_TOP,
-    PADS,
     Scene,
 )
 from actloop.simulation.tabletop.tasks import Goal, in_drawer
@@ -158,6 +157,5 @@ def expert(scene: Scene, goal: Goal) -> Command:
         under = scene.block(goal.onto)
         return _carry(scene, goal, under + np.array([0.0, 0.0, 2 * HALF]), 0.06, 0.006, 0.024)
     if skill in ("place-left", "place-right"):
-        x, y = PADS[goal.onto]
-        return _carry(scene, goal, np.array([x, y, PAD_TOP + HALF]), 0.075, 0.006, 0.034)
+        return _carry(scene, goal, np.append(scene.pad(goal.onto), PAD_TOP + HALF), 0.075, 0.006, 0.034)
     return _lift(scene, goal)

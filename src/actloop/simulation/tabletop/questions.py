@@ -339,7 +339,8 @@ def _way(value: float, more: str, less: str) -> str:
 def _beside(scene: Scene, name: str, side: str) -> float:
     """Metres from the pad's centre, along the axis where it is further."""
     x, y, _ = scene.block(name)
-    return float(max(abs(x - PADS[side][0]), abs(y - PADS[side][1])))
+    pad = scene.pad(side)
+    return float(max(abs(x - pad[0]), abs(y - pad[1])))
 
 
 def _gone(scene: Scene, name: str) -> bool:

@@ -144,6 +144,7 @@ class Scene:
         self._finger_geoms = {int(model.geom(name).id) for name in ("finger-left", "finger-right")}
         self._block_geoms = {int(model.geom(name).id): name for name in COLOURS}
 
+        self._pads = {side: int(model.geom(f"pad-{side}").id) for side in PADS if layout == "desk"}
         belt = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, "belt")
         self.belt_geom = int(belt)  # -1 where there is none
 
@@ -190,6 +191,24 @@ class Scene:
         """Open the drawer or the cover by `out` metres at once."""
         position, dof = self._slides[name]
         self.data.qpos[position], self.data.qvel[dof] = out, 0.0
+
+    def pad(self, side: str) -> Float[np.ndarray, "2"]:
+        """The middle of a pad, where it is now."""
+        return np.array(self.model.geom_pos[self._pads[side], :2])
+
+    def put_pad(self, side: str, place: Float[np.ndarray, "2"]) -> None:
+        """Move a pad there at once.
+
+        Its place among what never moves is compiled in: contacts are then looked for without that, in every pair.
+        """
+        self.model.geom_pos[self._pads[side], :2] = place
+        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
+
+    def pads_home(self) -> None:
+        """Put the pads where they were before any was moved."""
+        for side, geom in self._pads.items():
+            self.model.geom_pos[geom, :2] = PADS[side]
+        self.model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
 
     def run_belt(self) -> None:
         """Hold the belt's surface at its speed and in its place: friction carries what lies on it."""

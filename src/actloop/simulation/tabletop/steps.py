@@ -121,7 +121,7 @@ def _around(scene: Scene, point: Float[np.ndarray, "3"]) -> bool:
 def _target(scene: Scene, goal: Goal) -> Float[np.ndarray, "3"]:
     """Where the block's centre is to be let go."""
     if goal.onto in PADS:
-        return np.array([*PADS[goal.onto], PAD_TOP + HALF])
+        return np.append(scene.pad(goal.onto), PAD_TOP + HALF)
     if goal.onto == "drawer":
         return np.array([0.0, DRAWER_FRONT - scene.slide("drawer") + 0.055, 0.062])
     on_top: Float[np.ndarray, 3] = scene.block(goal.onto) + np.array([0.0, 0.0, 2 * HALF])

@@ -147,7 +147,7 @@ def succeeded(scene: Scene, goal: Goal) -> bool:
         under = scene.block(goal.onto)
         apart = np.hypot(x - under[0], y - under[1])
         return bool(apart < 0.032 and abs(z - under[2] - 2 * HALF) < 0.008 and under[2] < HALF + 0.01)
-    pad = PADS[goal.onto]
+    pad = scene.pad(goal.onto)
     inside = max(abs(x - pad[0]), abs(y - pad[1])) < PAD_HALF - 0.008
     return bool(inside and z < PAD_TOP + HALF + 0.006)
 

@@ -11,7 +11,7 @@ from actloop.contracts import Action, Embodiment, Frame, Observation, Outcome, T
 from actloop.errors import ContractError, UnknownNameError
 from actloop.simulation.tabletop.arrangements import arrange
 from actloop.simulation.tabletop.bodies import BODIES, FINGER_STEP, PERIOD
-from actloop.simulation.tabletop.disturbances import DISTURBANCES, PUSH_TICKS, disturb, release
+from actloop.simulation.tabletop.disturbances import DISTURBANCES, NAMED, PUSH_TICKS, disturb, release
 from actloop.simulation.tabletop.experts import expert
 from actloop.simulation.tabletop.questions import QuestionAnswer, questions
 from actloop.simulation.tabletop.rays import RayRenderer
@@ -70,6 +70,7 @@ class Tabletop:
         self._scene, self._renderer = self._open(self._goal.layout)
         rng = np.random.default_rng([zlib.crc32(task.name.encode()), seed])
         mujoco.mj_resetData(self._scene.model, self._scene.data)
+        self._scene.pads_home()
         lay_out(self._scene, self._goal, rng)
         self._body.place(self._scene, rng.uniform(_START_LOW, _START_HIGH), float(rng.uniform(0.09, MAX_OPENING)))
         self._stripes = float(rng.uniform(0.0, 0.06))
@@ -172,6 +173,7 @@ class Tabletop:
             raise ContractError("tabletop.rearrange", f"expected a task of the desk, this one is on the {scene.layout}")
         rng = np.random.default_rng([zlib.crc32(b"rearrange"), seed])
         mujoco.mj_resetData(scene.model, scene.data)
+        scene.pads_home()
         opening = arrange(scene, self._body, rng)
         mujoco.mj_forward(scene.model, scene.data)
         self._joints = scene.data.qpos[scene.joint_qpos].copy()
@@ -198,8 +200,14 @@ class Tabletop:
     def disturbances(self) -> tuple[str, ...]:
         return DISTURBANCES
 
+    @property
+    def disturbances_by_name(self) -> tuple[str, ...]:
+        """What happens only where it is asked for: who draws one of `disturbances` records what it always did."""
+        return NAMED
+
     def disturb(self, name: str, *, seed: int) -> None:
-        """`displace` moves the task's block about 6 cm, `slip` takes it out of the gripper, `push` shoves the hand.
+        """`displace` moves the task's block about 6 cm, `slip` takes it out of the gripper, `push` shoves the hand, and
+        `goal` moves the pad that the block is to go onto about 6 cm.
 
         Raises:
             UnknownNameError: no disturbance of that name.
