@@ -20,12 +20,14 @@ from actloop.loop import (
     Here,
     InThread,
     LatencyProfile,
+    Live,
     LoopConfig,
     PolicyModule,
     Question,
     Replied,
     Requested,
     Ticket,
+    WallClock,
     read_events,
     run_episode,
 )
@@ -108,15 +110,36 @@ def test_policies_that_take_no_frames_and_loops_that_show_none_are_as_ever(tmp_p
 
 def test_a_request_waits_for_the_frame_that_is_being_taken_in_and_says_so() -> None:
     _, free, _ = play(ms=30, config=LoopConfig(execute_horizon=4))
-    _, charged, _ = play(ms=30, absorbing=0.15, config=LoopConfig(execute_horizon=4))
+    _, charged, _ = play(ms=30, absorbing=0.25, config=LoopConfig(execute_horizon=4))
     assert {round(event.latency, 6) for event in free.of(Replied)} == {0.03}
-    # Frames of ticks 1 to 4 take 0.15 s each: the last is done at 0.7 s, and the second request comes at tick 5.
+    # The frame of tick 1 is done at 0.35 s, that of tick 4 at 0.65 s, and the second request comes at tick 5.
     second, asked = charged.of(Replied)[1], charged.of(Requested)[1]
     assert asked.tick == 5
-    assert second.latency == pytest.approx(0.03 + 0.2)
+    assert second.latency == pytest.approx(0.03 + 0.15)
     assert second.computed == pytest.approx(0.03)
     assert second.time >= asked.time + second.latency - 1e-9, "no answer comes before it is paid for"
-    assert [round(event.computed, 6) for event in charged.of(Absorbed)[:3]] == [0.15] * 3
+    assert [round(event.computed, 6) for event in charged.of(Absorbed)[:3]] == [0.25] * 3
+    assert [event.anchor for event in charged.of(Absorbed)[:2]] == [1, 4]
+
+
+def test_frames_that_take_longer_than_a_tick_do_not_pile_up_before_questions() -> None:
+    free, _, _ = play(ms=30, config=LoopConfig(execute_horizon=4))
+    slow, recorder, _ = play(ms=30, absorbing=0.45, config=LoopConfig(execute_horizon=4))
+    assert max(event.latency for event in recorder.of(Replied)) <= 0.03 + 0.45 + 1e-9
+    assert slow.calls >= 0.6 * free.calls
+    assert slow.computed["action"] <= slow.ticks * 0.1 + 0.45
+
+
+def test_in_a_thread_too_they_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Noting, "absorb", lambda self, session, obs: time.sleep(0.05) or session)
+    world, recorder = ExactWorld(kind="absolute", image_size=8, time_limit=1.2, control_hz=50), Recorder()
+    made, clock = Noting(world.embodiment, horizon=8), WallClock()
+    with InThread(PolicyModule(made)) as place:
+        run_episode(
+            world, made, world.tasks["reach-left"], seed=3, inference=Live(place, clock), clock=clock,
+            subscribers=[recorder], config=LoopConfig(execute_horizon=4),
+        )  # fmt: skip
+    assert max(event.latency for event in recorder.of(Replied)) < 0.3, "sixty frames of 0.05 s would take 3 s"
 
 
 def test_what_frames_cost_is_on_the_account_and_the_log_replays(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,6 +181,41 @@ def test_an_error_is_that_of_its_own_row(tmp_path: Path) -> None:
     assert any(not error for error in errors)
 
 
+@pytest.mark.parametrize("broken", ["a row is missing", "a row is none"])
+def test_a_batch_of_the_wrong_form_is_the_error_of_nobody_else(broken: str) -> None:
+    policy = rounding()
+    right = policy.predict_batch
+    wrong = {"a row is missing": lambda rows: rows[:1], "a row is none": lambda rows: [None, *rows[1:]]}[broken]
+    policy.predict_batch = lambda *args, **options: wrong(right(*args, **options))  # type: ignore[method-assign]
+    world, desk = ExactWorld(), Desk(policy, BATCH)
+    asked = {}
+    for seat in range(2):
+        obs = world.reset(world.tasks[TASK], seed=seat)
+        desk.begin(seat, "one", seat)
+        asked[seat] = Question(ticket=Ticket(episode=seat, plan=0, tick=0), observation=obs, instruction="one")
+    found = desk.answer(asked)
+    errors = [found[seat].error for seat in range(2)]
+    assert all(errors) if broken == "a row is none" else not any(errors)
+
+
+def test_an_instruction_that_is_refused_is_never_answered_from_the_one_before() -> None:
+    policy = rounding()
+
+    def start(instruction: str, *, seed: int) -> bool:
+        if instruction == "bad":
+            raise ContractError("instruction", "unknown")
+        return False
+
+    policy.start = start  # type: ignore[method-assign]
+    world, desk = ExactWorld(), Desk(policy, BATCH)
+    obs = world.reset(world.tasks[TASK], seed=0)
+    desk.begin(0, "good", 0)
+    for number in range(2):
+        ticket = Ticket(episode=0, plan=number, tick=0)
+        question = Question(ticket=ticket, observation=obs, instruction="bad")
+        assert isinstance(desk.answer({0: question})[0].error, ContractError)
+
+
 def test_a_new_instruction_begins_a_new_session() -> None:
     policy = rounding()
     desk = Desk(policy, BATCH)
@@ -346,6 +382,14 @@ def test_a_run_that_was_killed_goes_on_to_the_same_folder(serial: Comparison, tm
 
 
 # --- a cluster --------------------------------------------------------------------------------------------------------
+
+
+def test_a_ray_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra 'ray' is absent")
+    begun = time.monotonic()
+    with pytest.raises(ActloopError, match=r"no Ray cluster at '127\.0\.0\.1:9'"):
+        compare(asked(tmp_path, ray="127.0.0.1:9"))
+    assert time.monotonic() - begun < 30
 
 
 def test_ray_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,6 +238,8 @@ def test_several_questions_about_a_frame_hold_the_same_pictures_and_none_comes_t
     assert [len(group) for group in groups] == [5, 5, 5, 5, 3]
     for group in groups:
         assert len({(one.prompt, one.answer) for one in group}) == len(group)
+    few = QuestionExamples(store, Letters(), kinds=("scene", "drawer"), per_picture=5)  # one or two of a frame
+    assert len(few.draw(np.random.default_rng(0), 23)) == 23
     again = examples.draw(np.random.default_rng(0), 23)
     assert [(one.prompt, one.answer) for one in drawn] == [(one.prompt, one.answer) for one in again]
     assert examples.source != QuestionExamples(store, Letters()).source

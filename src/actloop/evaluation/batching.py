@@ -98,12 +98,16 @@ def unbatchable(policy: Policy[Any], size: int, world: World, tasks: Sequence[Ta
     moments = [(tasks[number % len(tasks)], seed + number) for number in range(size)]
     observations = [world.reset(task, seed=at) for task, at in moments]
     sessions = [rows.start(task.instruction, seed=at) for task, at in moments]
-    alone = [_bits(rows.predict_batch([one], [obs])[0]) for one, obs in zip(sessions, observations, strict=True)]
-    for turn in range(size):
-        order = [(number + turn) % size for number in range(size)]
-        found = rows.predict_batch([sessions[at] for at in order], [observations[at] for at in order])
-        if [_bits(answer) for answer in found] != [alone[at] for at in order]:
-            return "a row of it depends on its neighbours, or on its place"
+    for imagine in (False, True):
+        apart = zip(sessions, observations, strict=True)
+        alone = [_bits(rows.predict_batch([one], [obs], imagine=imagine)[0]) for one, obs in apart]
+        for turn in range(size):
+            order = [(number + turn) % size for number in range(size)]
+            seats, seen = [sessions[at] for at in order], [observations[at] for at in order]
+            if [_bits(answer) for answer in rows.predict_batch(seats, seen, imagine=imagine)] != [
+                alone[at] for at in order
+            ]:
+                return "a row of it depends on its neighbours, or on its place"
     return ""
 
 
@@ -163,9 +167,12 @@ class Desk:
             sessions = [self._session(seat, asked[seat]) for seat in rows]
             observations = [asked[seat].observation for seat in rows]
             answers = self._policy.predict_batch(sessions, observations, imagine=imagine)
+            pairs = [(session, prediction) for session, prediction in answers]
+            if len(pairs) != len(rows):
+                return {}
         except Exception:  # whose row it was is found out one by one
             return {}
-        return {seat: self._kept(seat, asked[seat], answer) for seat, answer in zip(rows, answers, strict=True)}
+        return {seat: self._kept(seat, asked[seat], pair) for seat, pair in zip(rows, pairs, strict=True)}
 
     def _alone(self, seat: Hashable, question: Question) -> Result:
         failed = self._seats[seat].failed
@@ -178,20 +185,21 @@ class Desk:
                 committed=question.committed,
                 imagine=question.imagine,
             )
+            return self._kept(seat, question, answer)
         except Exception as error:  # where in the policy is not kept: it may have been in another process
             return Result(ticket=question.ticket, seconds=0.0, error=error.with_traceback(None))
-        return self._kept(seat, question, answer)
 
     def _kept(self, seat: Hashable, question: Question, answered: Answered) -> Result:
-        self._seats[seat].session, prediction = answered
+        session, prediction = answered
+        self._seats[seat].session = session
         return Result(ticket=question.ticket, seconds=0.0, answer=Answer(prediction=prediction))
 
     def _session(self, seat: Hashable, question: Question) -> Any:
         """Of the seat's episode; another instruction begins a new one."""
         held = self._seats[seat]
         if question.instruction != held.told[0]:
-            held.told = (question.instruction, held.told[1])
             held.session = self._policy.start(question.instruction, seed=held.told[1])
+            held.told = (question.instruction, held.told[1])
         return held.session
 
 

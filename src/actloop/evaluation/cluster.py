@@ -6,6 +6,7 @@ units --> [station, station, ...] --record, files--> this process writes them
 
 import pickle
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from actloop.evaluation.subjects import source_identity
 LOCAL = "local"
 TRIES = 3  # stations that an episode may lose before it counts as what ends them
 START = 300.0  # seconds for the first station to be ready
+PATIENCE = 5.0  # for a machine to say that it is there, and for stations to clear up
 LOOK = 5.0  # seconds between two looks at whether any is
 
 Finished = tuple[Unit, dict[str, Any], float]
@@ -40,6 +42,7 @@ def work_on_ray(job: Job, units: Iterator[Unit], count: int) -> Iterator[Finishe
         ActloopError: the cluster cannot be reached, starts nothing, or holds other weights.
     """
     ray = _ray()
+    _check_there(job.config.ray)
     local = job.config.ray == LOCAL
     workers = min(job.config.workers, count)
     try:
@@ -58,6 +61,17 @@ def work_on_ray(job: Job, units: Iterator[Unit], count: int) -> Iterator[Finishe
         yield from _Cluster(ray, job, workers).run(units)
     finally:
         ray.shutdown()
+
+
+def _check_there(address: str) -> None:
+    """Ray itself would try for a minute, in words of its own."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ActloopError(f"no Ray cluster at {address!r} ({error}); 'local' starts one here") from error
 
 
 def _ray() -> Any:
@@ -152,23 +166,24 @@ class _Cluster:
                 found = self._ray.get(reference)
             except self._ray.exceptions.RayTaskError as error:  # the disk is full, or it cannot be made ready
                 raise _cause(error) from error
-            except self._ray.exceptions.RayError:  # of its process, or its machine
-                yield from self._bury(unit, since)
+            except self._ray.exceptions.RayError as error:  # of its process, or its machine
+                yield from self._bury(unit, since, f"{error}".strip().splitlines()[-1])
                 continue
             self._idle.append(station)
             if unit is None:
+                self._failed_starts = 0
                 _check_weights(found)
                 continue
             record, files = found
             _write(self._job.config.out, files)
             yield unit, record, time.perf_counter() - since
 
-    def _bury(self, unit: Unit | None, since: float) -> Iterator[Finished]:
+    def _bury(self, unit: Unit | None, since: float, why: str) -> Iterator[Finished]:
         """A station is lost: another takes its place, and its episode is run again."""
         if unit is None:
             self._failed_starts += 1
             if self._failed_starts > TRIES:
-                raise ActloopError("processes of the Ray cluster end before they are ready; see its logs")
+                raise ActloopError(f"processes of the Ray cluster end before they are ready ({why}); see its logs")
         self._start()
         if unit is None:
             return
@@ -186,8 +201,9 @@ class _Cluster:
             raise ActloopError(f"the Ray cluster started nothing in {waited:.0f} s ({free:g} CPUs are free there)")
 
     def _close(self) -> None:
-        for station in self._idle:
-            station.close.remote()
+        if self._idle:  # a cluster that ends at once would leave their folders behind
+            closing = [station.close.remote() for station in self._idle]
+            self._ray.wait(closing, num_returns=len(closing), timeout=PATIENCE)
         for station, _, _ in self._doing.values():
             self._ray.kill(station)
 

@@ -100,11 +100,12 @@ class _Floor:
     def run(self, units: Iterator[Unit]) -> Iterator[Finished]:
         """Give units to whoever is idle until there are none."""
         while True:
-            for worker in self._workers:
-                if worker.ready and worker.unit is None and (unit := next(units, None)) is not None:
+            idle = [worker for worker in self._workers if worker.ready and worker.unit is None]
+            for worker in idle:
+                if (unit := next(units, None)) is not None:
                     worker.give(unit)
             busy = [worker for worker in self._workers if worker.unit is not None]
-            if not busy and all(worker.ready for worker in self._workers):
+            if idle and not busy:  # there was nothing left to give, whoever is still getting ready
                 return
             batch = self._due(busy)
             for pipe in wait([worker.pipe for worker in self._workers], timeout=0 if batch else None):

@@ -151,6 +151,7 @@ class _Run:
         self._body, self._horizon = world.embodiment, actor.horizon
         self._absorb_every = absorb_every(actor) if config.absorb else 0
         self._shown = -1  # tick of the newest observation that the policy has seen
+        self._taking_in = False  # a frame that it was asked nothing about
         self._border = Border(self._body)
         self._episode, self._ticket_episode = episode, next(_tickets)
         self._controller = Controller(self._body, actor.horizon, config, layers.declared, residual=residual)
@@ -248,7 +249,8 @@ class _Run:
             pass  # an answer that takes no time is used in the tick of its question
         if self._controller.outcome is not None:
             return replace(self._controller.outcome, time=self._elapsed(tick))
-        shows = bool(self._absorb_every) and tick % self._absorb_every == 0 and tick != self._shown
+        due = bool(self._absorb_every) and tick % self._absorb_every == 0 and tick != self._shown
+        shows = due and not self._taking_in  # one at a time: frames must not pile up before a question
         obs = self._observe(tick) if shows or self._schedule.needs_observation else self._observation
         command = self._controller.command(obs, tick)
         action = command.action
@@ -336,7 +338,7 @@ class _Run:
 
     def _show(self, obs: Observation) -> None:
         """Let the policy take in what it is asked nothing about, once the command is out."""
-        self._shown = obs.tick
+        self._shown, self._taking_in = obs.tick, True
         ticket = Ticket(episode=self._ticket_episode, plan=FRAME, tick=obs.tick)
         question = Question(ticket=ticket, observation=obs, instruction=self._controller.instruction)
         self._layers.submit(question, self._clock.now())
@@ -344,6 +346,7 @@ class _Run:
     def _taken_in(self, reply: Reply, tick: int) -> None:
         if reply.ticket.episode != self._ticket_episode:
             return
+        self._taking_in = False
         if reply.error is not None and not getattr(reply.error, "transient", False):
             raise reply.error
         if self._clock_name == "paused":

@@ -15,8 +15,6 @@ from actloop.loop.questions import Answer, Module, Question, Result
 
 Entered = TypeVar("Entered", bound="Threaded")
 
-MOST_FRAMES = 256  # that wait to be taken in; of more, the oldest are left out
-
 
 class Here:
     """Runs the module inside `submit`, in the loop's own thread: for the virtual clock, and for modules of no cost."""
@@ -164,7 +162,7 @@ class Threaded:
             _check_open(self._closing)
             _check_started(self._episode[0] > 0)
             if question.ticket.is_frame:
-                self._frames = [*self._frames, question][-MOST_FRAMES:]
+                self._frames.append(question)
             else:
                 self._superseded += self._waiting is not None
                 self._waiting = question

@@ -313,9 +313,11 @@ class QuestionExamples:
             self._of_frame.setdefault(one.frame, []).append(one)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Example]:
-        """That many; the last frame gives what is left of it."""
+        """That many; of the last frame as many as are left, of one with few questions all."""
         chosen: list[Example] = []
-        for kind in rng.choice(len(self._pools), size=-(-count // self._per_picture), p=self._kind_shares):
+        kinds = iter(rng.choice(len(self._pools), size=count, p=self._kind_shares))
+        while len(chosen) < count:
+            kind = next(kinds)
             pool = self._pools[kind][int(rng.choice(len(self._pools[kind]), p=self._shares[kind]))]
             first = pool[int(rng.integers(len(pool)))]
             others = [] if self._per_picture == 1 else self._others(first, rng)
