@@ -41,7 +41,7 @@ def small_openvla(head: Head) -> OpenVLARecipe:
 
 def small_rt2() -> RT2Recipe:
     """An RT-2 out of the tiny vision-language model: four actions in an answer, the state in words."""
-    return RT2Recipe(steps=2400, batch_size=40, learning_rate=1.2e-3, horizon=4, validate_every=400)
+    return RT2Recipe(steps=1600, batch_size=40, learning_rate=1e-3, horizon=4, validate_every=400)
 
 
 def planning_rt2() -> RT2Recipe:
