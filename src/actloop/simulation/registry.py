@@ -16,13 +16,15 @@ WORLDS: dict[str, str] = {
     "metaworld": "actloop.simulation.metaworld:MetaWorld",
     "libero": "actloop.simulation.libero:LiberoWorld",
     "aloha": "actloop.simulation.aloha:open_aloha",
+    "simpler": "actloop.simulation.simpler:SimplerWorld",
     "pusht": "actloop.simulation.pusht:open_pusht",
     "exact": "actloop.simulation.exact:ExactWorld",
     "robot": "actloop.simulation.robot:open_robot",
 }
 ENTRY_POINTS = "actloop.worlds"
 EXTRAS = {"mujoco": "simulation", "metaworld": "metaworld", "gymnasium": "metaworld", "packaging": "metaworld"}
-WORLD_EXTRAS = {"libero": "libero", "aloha": "aloha", "pusht": "pusht"}  # whatever of theirs is missing
+# Whatever a world of these misses comes with its extra.
+WORLD_EXTRAS = {name: name for name in ("libero", "simpler", "aloha", "pusht")}
 
 
 def known_worlds() -> dict[str, str]:
