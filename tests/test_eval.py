@@ -510,6 +510,17 @@ def misshapen() -> Seeker:
     return Misshapen("fast")
 
 
+def brief() -> Seeker:
+    """Plans one action at a time, as OpenVLA does."""
+    return Seeker("fast", horizon=1)
+
+
+def test_a_policy_that_plans_fewer_actions_than_are_executed_executes_what_it_has(tmp_path: Path) -> None:
+    asked = single(tmp_path, arms={"brief": "test_eval:brief"}, episodes=1, latency="0", execute_horizon=4)
+    result = compare(asked).records[0]["result"]
+    assert (result["error"], result["execute_horizon"], result["outcome"]["success"]) == ("", 1, True)
+
+
 @pytest.mark.parametrize(("name", "says"), [("nan", "not finite"), ("misshapen", "expected 2 dimensions")])
 def test_an_action_that_cannot_be_is_refused_with_its_tick(tmp_path: Path, name: str, says: str) -> None:
     comparison = compare(single(tmp_path, arms={name: f"test_eval:{name}"}, episodes=1, latency="0"))

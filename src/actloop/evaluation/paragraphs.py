@@ -180,9 +180,11 @@ def limits(comparison: Comparison) -> str:
     if not comparison.complete:
         done, planned = len(comparison.records), comparison.planned
         texts.append(f"The run is not finished ({done} of {planned} episodes); the same command continues it.")
-    crashed = sum(bool(record["result"]["error"]) for record in comparison.records)
-    if crashed:
-        texts.append(f"{counted(crashed, 'episode')} crashed and {'count' if crashed > 1 else 'counts'} as failed.")
+    crashes = [record["result"]["error"] for record in comparison.records if record["result"]["error"]]
+    if crashes:
+        count = "count" if len(crashes) > 1 else "counts"
+        first = f"; the first of them with {crashes[0]}" if len(crashes) > 1 else f", with {crashes[0]}"
+        texts.append(f"{counted(len(crashes), 'episode')} crashed and {count} as failed{first}.")
     texts.append(
         "The intervals cover the luck of initial conditions, not that of training: each arm is one training run, "
         "and a second one may differ. They hold for these weights, these tasks and this world."
