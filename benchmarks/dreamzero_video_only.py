@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from actloop.contracts import Task, World
-from actloop.data.cache import CachedEpisodes, decode
+from actloop.data.cache import decode
 from actloop.data.dataset import LeRobotDataset
 from actloop.evaluation.identity import code_commit, processor
 from actloop.evaluation.statistics import compare_paired, wilson
@@ -115,10 +115,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _episodes(path: Path) -> CachedEpisodes:
-    return decode(LeRobotDataset(path), path.with_name(f"{path.name}.decoded"))
-
-
 def _kept(path: Path, make: Callable[[], Any]) -> Any:
     """What was made before, or is made and kept now."""
     if not path.exists():
@@ -127,7 +123,8 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def _train(arm: str, file: Path, args: argparse.Namespace) -> None:
-    data, other, flash = _episodes(args.demonstrations), _episodes(args.video), arm == "flash"
+    data, other = (decode(LeRobotDataset(path)) for path in (args.demonstrations, args.video))
+    flash = arm == "flash"
     steps = args.steps // FLASH_PART if flash else args.steps
     recipe = DreamZeroRecipe(
         steps=steps,

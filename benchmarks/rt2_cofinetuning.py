@@ -58,7 +58,7 @@ def main() -> None:
     args = _arguments()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    store, data = QuestionStore(args.questions), _episodes(args.demonstrations)
+    store, data = QuestionStore(args.questions), decode(LeRobotDataset(args.demonstrations))
     world = make_world("tabletop")
     plans: list[str] = []
     if "planning" in args.arms:
@@ -98,10 +98,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--latency", default="100ms", help="that every answer is charged")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
-
-
-def _episodes(path: Path) -> CachedEpisodes:
-    return decode(LeRobotDataset(path), path.with_name(f"{path.name}.decoded"))
 
 
 def _kept(path: Path, make: Callable[[], Any]) -> Any:

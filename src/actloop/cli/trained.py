@@ -132,12 +132,11 @@ def progress_of(title: str, recipe: Recipe) -> Iterator[Callable[[int, dict[str,
 
 def decoded(data: Path) -> CachedEpisodes:
     """The dataset as arrays, decoded beside it the first time, and again after it grew."""
-    dataset, folder = LeRobotDataset(data), data.with_name(data.name + ".decoded")
+    dataset = LeRobotDataset(data)
     with bar("decoding") as shown:
         line = shown.add_task("decoding", total=len(dataset.episodes), losses="", visible=False)
         return decode(
             dataset,
-            folder,
             refresh=True,
             progress=lambda done, total: shown.update(line, completed=done, total=total, visible=True),
         )

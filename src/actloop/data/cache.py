@@ -113,14 +113,21 @@ class CachedEpisodes:
 
 
 def decode(
-    dataset: "LeRobotDataset", path: str | Path, *, refresh: bool = False, progress: Progress | None = None
+    dataset: "LeRobotDataset",
+    path: str | Path | None = None,
+    *,
+    refresh: bool = False,
+    progress: Progress | None = None,
 ) -> CachedEpisodes:
     """Decode a dataset into `path`, or open what is there when it was decoded from this very dataset.
+
+    Without a `path` it lies beside the dataset, as `NAME.decoded`.
 
     Raises:
         DataError: a cache of another dataset or state is there and `refresh` is false, or a source file is damaged.
     """
-    path, identity = Path(path), dataset.identity
+    path = dataset.path.with_name(f"{dataset.path.name}.decoded") if path is None else Path(path)
+    identity = dataset.identity
     if (path / "manifest.json").is_file():
         try:
             cache = CachedEpisodes(path)

@@ -14,7 +14,7 @@ from actloop.evaluation.batching import Beside, Desk, Link
 from actloop.evaluation.conditions import ClockKind, Condition
 from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.film import Film, write_video
-from actloop.evaluation.subjects import STACK, DeskSubject, Running, Setting, open_subject, policy_of
+from actloop.evaluation.subjects import STACK, DeskSubject, Running, Setting, Trial, open_subject, policy_of
 from actloop.evaluation.watching import Told, Watch, rescuer_of
 from actloop.loop.config import LoopConfig
 from actloop.loop.events import EventLog, Subscriber
@@ -107,9 +107,9 @@ class Runner:
         film, watch = Film(), Watch(disturbed or world)
         with EventLog(config.out / unit.path) as log:
             told: tuple[Subscriber, ...] = (watch, log, film) if filmed else (watch, log)
-            result = subject.run(
-                disturbed or world,
-                task,
+            trial = Trial(
+                world=disturbed or world,
+                task=task,
                 seed=unit.seed,
                 latency=condition.profiles[unit.arm],
                 loop=_loop_config(config, task, world.embodiment.period, filmed=filmed),
@@ -117,6 +117,7 @@ class Runner:
                 stall=None if disturbed is None else disturbed.stall,
                 subscribers=told if disturbed is None else (Told(disturbed, told),),
             )
+            result = subject.run(trial)
         record = _record(unit, result)
         record["watched"] = watch.to_dict()
         if disturbed is not None:

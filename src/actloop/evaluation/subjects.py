@@ -1,6 +1,6 @@
 """What an arm runs: a policy by itself, or a stack file with all its layers; both meet the same episodes.
 
-source --open_subject--> Subject --run(world, task, seed, latency)--> EpisodeResult
+source --open_subject--> Subject --run(Trial)--> EpisodeResult
 """
 
 import hashlib
@@ -18,8 +18,9 @@ from actloop.evaluation.conditions import ClockKind
 from actloop.loop.config import LoopConfig
 from actloop.loop.episode import run_episode
 from actloop.loop.events import Subscriber
-from actloop.loop.inference import Charged
+from actloop.loop.inference import Charged, Inference
 from actloop.loop.latency import LatencyProfile, measure
+from actloop.loop.layers import Actor
 from actloop.loop.result import EpisodeResult
 from actloop.stack.calibrating import Calibrated, calibrate_stack
 from actloop.stack.declared import Stack
@@ -33,21 +34,24 @@ STACK = ".toml"
 CALIBRATION_SEED = 1_000_000  # of the first calibrating episode: nobody compares on those
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One episode, as it is asked of any arm: fields as in `run_episode`; `latency` is of the arm's action layer."""
+
+    world: World
+    task: Task
+    seed: int
+    latency: LatencyProfile
+    loop: LoopConfig
+    rescuer: Callable[[], Action] | None = None
+    stall: Callable[[int], float] | None = None
+    subscribers: Sequence[Subscriber] = ()
+
+
 class Running(Protocol):
     """What runs the episodes of one arm under one condition."""
 
-    def run(
-        self,
-        world: World,
-        task: Task,
-        *,
-        seed: int,
-        latency: LatencyProfile,
-        loop: LoopConfig,
-        rescuer: Callable[[], Action] | None = None,
-        stall: Callable[[int], float] | None = None,
-        subscribers: Sequence[Subscriber] = (),
-    ) -> EpisodeResult: ...
+    def run(self, trial: Trial) -> EpisodeResult: ...
 
     def close(self) -> None: ...
 
@@ -117,31 +121,9 @@ class PolicySubject:
         with one_thread():
             return unbatchable(self._policy, size, world, tasks, seed=seed)
 
-    def run(
-        self,
-        world: World,
-        task: Task,
-        *,
-        seed: int,
-        latency: LatencyProfile,
-        loop: LoopConfig,
-        rescuer: Callable[[], Action] | None = None,
-        stall: Callable[[int], float] | None = None,
-        subscribers: Sequence[Subscriber] = (),
-    ) -> EpisodeResult:
+    def run(self, trial: Trial) -> EpisodeResult:
         with one_thread():
-            return run_episode(
-                world,
-                self._policy,
-                task,
-                seed=seed,
-                latency=latency,
-                config=loop,
-                clock="paused" if self._clock == "paused" else None,
-                rescuer=rescuer,
-                stall=stall,
-                subscribers=subscribers,
-            )
+            return _plain(trial, self._policy, self._clock, latency=trial.latency)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -154,31 +136,9 @@ class DeskSubject:
         self._place, self._clock = AtDesk(link), clock
         self.embodiment, self.horizon = embodiment, horizon
 
-    def run(
-        self,
-        world: World,
-        task: Task,
-        *,
-        seed: int,
-        latency: LatencyProfile,
-        loop: LoopConfig,
-        rescuer: Callable[[], Action] | None = None,
-        stall: Callable[[int], float] | None = None,
-        subscribers: Sequence[Subscriber] = (),
-    ) -> EpisodeResult:
-        paused = self._clock == "paused"
-        return run_episode(
-            world,
-            self,
-            task,
-            seed=seed,
-            inference=Charged(self._place, latency, charged=not paused),
-            config=loop,
-            clock="paused" if paused else None,
-            rescuer=rescuer,
-            stall=stall,
-            subscribers=subscribers,
-        )
+    def run(self, trial: Trial) -> EpisodeResult:
+        charged = Charged(self._place, trial.latency, charged=self._clock != "paused")
+        return _plain(trial, self, self._clock, inference=charged)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -216,24 +176,19 @@ class StackSubject:
     def rowwise(self, size: int, world: World, tasks: Sequence[Task], *, seed: int) -> str:
         return "a stack runs its layers beside its world"
 
-    def run(
-        self,
-        world: World,
-        task: Task,
-        *,
-        seed: int,
-        latency: LatencyProfile,
-        loop: LoopConfig,
-        rescuer: Callable[[], Action] | None = None,
-        stall: Callable[[int], float] | None = None,
-        subscribers: Sequence[Subscriber] = (),
-    ) -> EpisodeResult:
-        own = self._opened.loop
+    def run(self, trial: Trial) -> EpisodeResult:
+        own, loop = self._opened.loop, trial.loop
         config = replace(
             own, imagine=own.imagine or loop.imagine, observe_every=loop.observe_every, handover=loop.handover
         )
         return self._opened.run(
-            task, seed=seed, world=world, config=config, rescuer=rescuer, stall=stall, subscribers=subscribers
+            trial.task,
+            seed=trial.seed,
+            world=trial.world,
+            config=config,
+            rescuer=trial.rescuer,
+            stall=trial.stall,
+            subscribers=trial.subscribers,
         )
 
     def close(self) -> None:
@@ -339,6 +294,34 @@ def calibrate_source(
     except TooFewEpisodes as error:
         reason = f"its checks cannot be calibrated for {latency.name}: {error}; ask for more calibration episodes"
         raise ContractError(f"arm {source}", reason) from error
+
+
+def _plain(
+    trial: Trial,
+    policy: Policy[Any] | Actor,
+    clock: ClockKind,
+    *,
+    latency: LatencyProfile | None = None,
+    inference: Inference | None = None,
+) -> EpisodeResult:
+    """A policy in the plain loop: called here, at a latency, or asked elsewhere through an inference.
+
+    One that plans fewer actions than are to be executed of a chunk executes all that it has.
+    """
+    loop = replace(trial.loop, execute_horizon=min(trial.loop.execute_horizon, policy.horizon))
+    return run_episode(
+        trial.world,
+        policy,
+        trial.task,
+        seed=trial.seed,
+        latency=latency,
+        config=loop,
+        clock="paused" if clock == "paused" else None,
+        inference=inference,
+        rescuer=trial.rescuer,
+        stall=trial.stall,
+        subscribers=trial.subscribers,
+    )
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

@@ -165,8 +165,7 @@ def _changed(base: Recipe, plain: Mapping[str, Any], path: str) -> Recipe:
 
 
 def _light_samples(dataset: LeRobotDataset, recipe: TrainConfig, policy: FastWAMPolicy) -> Samples:
-    folder = dataset.path.with_name(dataset.path.name + ".decoded")
-    return LatentSamples(decode(dataset, folder, refresh=True), recipe, like=policy)
+    return LatentSamples(decode(dataset, refresh=True), recipe, like=policy)
 
 
 def _frame_samples(
