@@ -283,7 +283,7 @@ class Seeds(tuple[int, ...]):
 
 
 class Killed(ExactWorld):
-    """Its process is killed at tick 4 of some seeds: at first, or each time."""
+    """Its process is killed at tick 4 of some seeds: at first, or each time. It feels where it is."""
 
     def __init__(self, *, seeds: Sequence[int] = (), marker: str = "") -> None:
         super().__init__()
@@ -300,6 +300,9 @@ class Killed(ExactWorld):
                 self._marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().apply(action)
+
+    def contact_force(self) -> float:
+        return float(np.abs(self._position).sum())
 
 
 class Full(ExactWorld):
@@ -334,6 +337,18 @@ def test_a_killed_process_is_a_crashed_episode_and_replaced(tmp_path: Path) -> N
     assert cell is not None
     assert (cell.episodes, cell.planned, cell.crashed) == (4, 4, 1)
     assert not done.records[1]["result"]["outcome"]["success"]
+
+
+def test_forces_are_the_same_on_many_workers_and_when_a_run_goes_on(tmp_path: Path) -> None:
+    one, many = (doomed(tmp_path / name, "killed") for name in ("one", "many"))
+    done = compare(replace(one, workers=1))
+    assert all(record["watched"]["force"]["peak"] > 0 for record in done.records)
+    compare(many)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    episodes = tmp_path / "many" / "episodes.jsonl"
+    episodes.write_text("".join(episodes.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    compare(many)
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 @pytest.mark.slow
@@ -412,6 +427,7 @@ def test_a_cluster_that_loses_a_process_gives_the_bytes_of_one_worker(tmp_path: 
     compare(replace(settings, out=tmp_path / "one", workers=1))
     assert contents(tmp_path / "cluster") == contents(tmp_path / "one")
     assert not any(record["result"]["error"] for record in once.records)
+    assert all(record["watched"]["force"]["peak"] > 0 for record in once.records)
 
 
 # --- the networks that ship -------------------------------------------------------------------------------------------
@@ -468,6 +484,7 @@ def test_the_network_that_ships_gives_the_same_bytes_on_one_worker_and_on_many(t
         workers=1,
         batch=2,
     )
-    compare(settings)
+    done = compare(settings)
     compare(replace(settings, out=tmp_path / "many", workers=3))
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert max(record["watched"]["force"]["peak"] for record in done.records) > 0.5  # a block weighs 0.6 N

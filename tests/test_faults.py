@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actloop.contracts import Demonstrator, Disturbable, Observation, Task, World
+from actloop.contracts import Demonstrator, Disturbable, ForceSensing, Observation, Task, World
 from actloop.errors import ContractError, UnknownNameError
 from actloop.simulation.exact import ExactWorld
 from actloop.simulation.faults import (
@@ -183,6 +183,18 @@ def test_it_offers_what_the_wrapped_world_offers() -> None:
     assert not isinstance(wrapped, Eventful)
     assert not isinstance(bare, Demonstrator)
     assert not isinstance(bare, Disturbable)
+    assert not isinstance(wrapped, ForceSensing)
+
+
+class Feeling(ExactWorld):
+    def contact_force(self) -> float:
+        return 3.0
+
+
+def test_forces_are_those_of_the_wrapped_world() -> None:
+    wrapped = Disturbed(Feeling(), parse_faults(["displace@3"]))
+    assert isinstance(wrapped, ForceSensing)
+    assert wrapped.contact_force() == 3.0
 
 
 # On time

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actloop.contracts import Demonstrator, Disturbable, Task, World
+from actloop.contracts import Demonstrator, Disturbable, ForceSensing, Task, World
 from actloop.errors import ContractError, DataError, MissingDependency, UnknownNameError
 from actloop.simulation import libero_package
 from actloop.simulation.libero_package import (
@@ -208,6 +208,20 @@ def test_all_130_tasks_are_offered(blind: Any) -> None:
     assert sizes == [10, 10, 10, 10, 90]
     with pytest.raises(UnknownNameError, match="did you mean 'libero_goal-3'"):
         blind.reset(Task(name="libero_gaol-3", instruction="x", time_limit=1.0), seed=0)
+
+
+@needs_libero
+@pytest.mark.slow
+def test_it_feels_what_it_presses(blind: Any) -> None:
+    assert isinstance(blind, ForceSensing)
+    blind.reset(blind.tasks["libero_spatial-0"], seed=0)
+    assert blind.contact_force() == 0.0
+    told = []
+    for _ in range(25):
+        blind.apply(np.array([0, 0, -1, 0, 0, 0, -1], dtype=np.float32))
+        told.append(blind.contact_force())
+    assert told[:5] == [0.0] * 5
+    assert min(told[-3:]) > 50.0
 
 
 @needs_libero

@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from actloop.contracts import Demonstrator, Disturbable, Task, World
+from actloop.contracts import Demonstrator, Disturbable, ForceSensing, Task, World
 from actloop.errors import ContractError, UnknownNameError
 
 mujoco = pytest.importorskip("mujoco")
@@ -75,6 +75,7 @@ def test_is_a_world_that_can_be_shown_and_disturbed(world):
     assert isinstance(world, World)
     assert isinstance(world, Demonstrator)
     assert isinstance(world, Disturbable)
+    assert isinstance(world, ForceSensing)
     obs = world.reset(world.tasks["pick-red"], seed=0)
     world.embodiment.check(obs)
     assert (obs.tick, obs.time) == (0, 0.0)

@@ -15,6 +15,7 @@ from actloop.contracts import (
     Committed,
     Demonstrator,
     Disturbable,
+    ForceSensing,
     Future,
     Observation,
     Outcome,
@@ -244,9 +245,56 @@ class _Chance(ExactWorld):
         super().disturb(name, seed=int(np.random.default_rng().integers(2**30)))
 
 
+class _Feeling(ExactWorld):
+    """Feels the wall of its field."""
+
+    def contact_force(self) -> float:
+        self._running()
+        return float(np.abs(self._position).max() >= 1.0) if self._tick else 0.0
+
+
+class _Careless(_Feeling):
+    def contact_force(self) -> float:
+        return 0.0
+
+
+class _Leaning(_Feeling):
+    def contact_force(self) -> float:
+        return super().contact_force() + 1.0
+
+
+class _Pulling(_Feeling):
+    def contact_force(self) -> float:
+        return super().contact_force() - float(self._tick > 1)
+
+
+class _Exploding(_Feeling):
+    def contact_force(self) -> float:
+        return super().contact_force() + (np.inf if self._tick > 1 else 0.0)
+
+
+class _Nervous(_Feeling):
+    asked = 0
+
+    def contact_force(self) -> float:
+        self.asked += 1
+        return super().contact_force() + (self.asked if self._tick else 0.0)
+
+
+def test_a_world_that_feels_what_it_touches_conforms() -> None:
+    assert isinstance(_Feeling(), ForceSensing)
+    assert not isinstance(ExactWorld(), ForceSensing)
+    check_world(_Feeling, "reach-left")
+
+
 @pytest.mark.parametrize(
     ("world", "message"),
     [
+        (_Careless, "took being asked before the first reset"),
+        (_Leaning, "1.0 N after reset"),
+        (_Pulling, "expected newtons of 0 or more"),
+        (_Exploding, "expected newtons of 0 or more"),
+        (_Nervous, "changed when asked twice"),
         (_Stuck, "expected tick 1, got 0"),
         (_Unclipped, "beyond the declared limits"),
         (_Credulous, "took NaN without ContractError"),

@@ -402,6 +402,31 @@ class Disturbable(Protocol):
 
 
 @runtime_checkable
+class DisturbableByName(Disturbable, Protocol):
+    """A world with further disturbances, that happen only where one is asked for by its name.
+
+    Whoever draws among `disturbances` never meets them: what was recorded before there were any stays what it was.
+    """
+
+    @property
+    def disturbances_by_name(self) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class ForceSensing(Protocol):
+    """A world that tells how hard its robot touched what is around it, of the last `apply`; asking changes nothing.
+
+    `contact_force` is in newtons: all that the robot (arm, hand, fingers) exerts on one thing by contact, friction
+    included, summed as vectors; the largest magnitude over the things it touched and over the physics steps of the
+    tick. One thing is what moves as one rigid body, or one fixed piece. The sum is what hits, presses, drags or carries
+    a thing, also through an object in the hand: fingers that squeeze it from both sides cancel out, so the force of a
+    grip is not in it. 0 where nothing is touched, and after `reset`; without an episode it raises `ContractError`.
+    """
+
+    def contact_force(self) -> float: ...
+
+
+@runtime_checkable
 class Clock(Protocol):
     """Seconds on the loop's clock; `sleep_until` returns at once when the time has passed."""
 

@@ -45,8 +45,7 @@ Ray = Annotated[
 OutFolder = Annotated[Path, arg(metavar="FOLDER", help="Folder to write.")]
 OutFile = Annotated[Path, arg(metavar="FILE", help="File to write.")]
 Json = Annotated[bool, arg(help="Print JSON instead of text.", help_behavior_hint="")]
-Dataset = Annotated[Path, arg(metavar="FOLDER", help="LeRobot v3 dataset to read.")]
-DatasetArgument = Positional[Dataset]
+DatasetArgument = Annotated[Positional[Path], arg(metavar="FOLDER", help="LeRobot v3 dataset to read.")]
 RunArgument = Annotated[Positional[Path], arg(metavar="FOLDER", help="Folder that `actloop eval` or `compare` wrote.")]
 Weights = Annotated[
     Positional[Path],
@@ -307,6 +306,14 @@ RescueAfter = Annotated[
         help_behavior_hint="(default: only when asked)",
     ),
 ]
+ForceLimit = Annotated[
+    float | None,
+    arg(
+        metavar="NEWTONS",
+        help="Count the episodes in which the robot touched anything harder than this.",
+        help_behavior_hint="(default: no limit)",
+    ),
+]
 UntilDecided = Annotated[
     bool,
     arg(help="Stop at the first seed at which a sequential test tells the two arms apart.", help_behavior_hint=""),
@@ -322,7 +329,7 @@ ExecuteHorizon = Annotated[
     int | None,
     arg(
         metavar="N",
-        help="Actions run before the next chunk takes over.",
+        help="Actions run before the next chunk takes over; all of a chunk that has fewer.",
         help_behavior_hint="(default: as in the demo)",
     ),
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actloop.contracts import Demonstrator, Task, World, embodiment_to_dict
+from actloop.contracts import Demonstrator, ForceSensing, Task, World, embodiment_to_dict
 from actloop.errors import ActloopError, ContractError
 from actloop.evaluation.arms import Arm
 from actloop.evaluation.comparison import Comparison
@@ -178,7 +178,7 @@ def _calibrate(config: CompareConfig, run: Run) -> None:
 
 
 def _check_world(config: CompareConfig, world: World) -> None:
-    """That the world has what is to go wrong, and an expert where one is to rescue.
+    """That the world has what is to go wrong, an expert where one is to rescue, and measures what has a limit.
 
     Raises:
         UnknownNameError, ContractError: as `Disturbed`.
@@ -188,6 +188,9 @@ def _check_world(config: CompareConfig, world: World) -> None:
     if config.rescue and not isinstance(world, Demonstrator):
         reason = f"the world {config.world!r} has no scripted expert that could take over"
         raise ContractError("compare.rescue", reason)
+    if config.force_limit is not None and not isinstance(world, ForceSensing):
+        reason = f"the world {config.world!r} does not measure how hard its robot touches anything (`ForceSensing`)"
+        raise ContractError("compare.force_limit", reason)
 
 
 def _check_instructions(name: str, subject: Subject, tasks: Sequence[Task]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from actloop.evaluation.cells import Spread, spread
+from actloop.evaluation.force import Hardest, hardest_of
 from actloop.evaluation.records import Record, alone
 from actloop.evaluation.statistics import Curve, success_curve
 
@@ -32,6 +33,7 @@ class Conduct:
         success_by_delay: success of the episodes, by the third of them that waited least, more, and most.
         jerk: root mean square over the episodes by part of the action, in its unit per second cubed.
         time_to_success: the share that has not yet succeeded, by seconds; None without episodes.
+        force: how hard it touched things; None where that was not measured.
     """
 
     arm: str
@@ -50,10 +52,18 @@ class Conduct:
     success_by_delay: tuple[tuple[float, float], ...]
     time_to_success: Curve | None
     jerk: Mapping[str, float] = field(default_factory=dict)
+    force: Hardest | None = None
 
 
-def conduct_of(arm: str, condition: str, records: Sequence[Record], limits: Mapping[str, float]) -> Conduct:
-    """Add up the episodes of an arm under a condition; `limits` are seconds by task."""
+def conduct_of(
+    arm: str,
+    condition: str,
+    records: Sequence[Record],
+    limits: Mapping[str, float],
+    *,
+    force_limit: float | None = None,
+) -> Conduct:
+    """Add up the episodes of an arm under a condition; `limits` are seconds by task, `force_limit` is newtons."""
     results = [record["result"] for record in records]
     ticks = sum(result["ticks"] for result in results)
     seconds = sum(result["ticks"] * result["period"] for result in results)
@@ -79,6 +89,7 @@ def conduct_of(arm: str, condition: str, records: Sequence[Record], limits: Mapp
         success_by_delay=_by_delay(records),
         time_to_success=_curve(records, limits),
         jerk=_jerk(records),
+        force=hardest_of(records, force_limit),
     )
 
 

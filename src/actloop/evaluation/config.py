@@ -19,7 +19,7 @@ from typing import Literal
 from actloop.errors import ActloopError, ContractError, UnknownNameError
 from actloop.simulation.faults import parse_faults
 
-LATER = ("disturb", "rescue", "rescue_seconds", "rescue_after", "until_decided", "batch")
+LATER = ("disturb", "rescue", "rescue_seconds", "rescue_after", "until_decided", "batch", "force_limit")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -52,7 +52,8 @@ class CompareConfig:
     `rescue` "expert" lets the world's expert take over for `rescue_seconds` and hand back, where the ladder asks for a
     human or limits have stopped the robot for a second; with `rescue_after`, also where somebody who watches would have
     waited for that share of the time limit. `until_decided` stops after the first seed at which a sequential test has
-    told the two arms apart.
+    told the two arms apart. `force_limit` is in newtons: episodes with a harder contact are counted, and nothing is
+    stopped.
 
     Stacks whose checks bring no calibration are calibrated before
     the first episode, for each condition, on `calibration_episodes` of each task without faults, so that a share
@@ -85,6 +86,7 @@ class CompareConfig:
     rescue_seconds: float = 2.0
     rescue_after: float | None = None
     until_decided: bool = False
+    force_limit: float | None = None
     batch: int = 1
     ray: str = ""
 
@@ -105,6 +107,8 @@ class CompareConfig:
             given = getattr(self, name)
             if given is not None and not 0 < given < float("inf"):
                 raise ContractError(f"compare.{name}", f"expected seconds above 0, got {given}")
+        if self.force_limit is not None and not 0 < self.force_limit < float("inf"):
+            raise ContractError("compare.force_limit", f"expected newtons above 0, got {self.force_limit}")
         if not 0 < self.alpha < 1:
             raise ContractError("compare.alpha", f"expected a share between 0 and 1, got {self.alpha}")
         if self.calibration_episodes < 1:

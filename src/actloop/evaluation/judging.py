@@ -215,7 +215,13 @@ class _Judge:
 
     def conduct(self) -> list[Conduct]:
         return [
-            conduct_of(arm.name, condition.name, self._of(arm.name, condition.name), self._limits)
+            conduct_of(
+                arm.name,
+                condition.name,
+                self._of(arm.name, condition.name),
+                self._limits,
+                force_limit=self.run.config.get("force_limit"),
+            )
             for condition in self.run.conditions
             for arm in self.run.arms
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actloop.contracts import Embodiment, Kind, Space, World
+from actloop.contracts import Embodiment, ForceSensing, Kind, Space, World
 from actloop.loop.events import EpisodeStarted, Event, Incident, Replied, Stepped, Subscriber, Ticked
 from actloop.simulation.faults import Disturbed, Eventful
 
@@ -67,6 +67,8 @@ class Watch:
         sent: ticks whose command, as it was sent, was.
         worst: how far the farthest of the wanted ones was outside, as a share of the component's range.
         jerk: of the motion that was sent.
+        force: the hardest contact while nobody helped (N), where the world is `ForceSensing`; None before a tick.
+        hardest: the first tick of it; None where nothing was touched.
     """
 
     world: World
@@ -79,6 +81,8 @@ class Watch:
     sent: int = 0
     worst: float = 0.0
     jerk: Jerk = field(init=False)
+    force: float | None = None
+    hardest: int | None = None
 
     def __post_init__(self) -> None:
         self.jerk = Jerk(self.world.embodiment)
@@ -101,6 +105,7 @@ class Watch:
             "last": list(self.last),
             "outside": {"asked": self.asked, "sent": self.sent, "worst": round(self.worst, 6)},
             "jerk": self.jerk.to_dict(),
+            "force": None if self.force is None else {"peak": round(self.force, 3), "tick": self.hardest},
         }
 
     def _stepped(self, event: Stepped) -> None:
@@ -118,11 +123,18 @@ class Watch:
         self.sent += _outside(space, event.sent) > NEARLY
         self.worst = max(self.worst, wanted)
         self.jerk.add(event.sent)
+        if isinstance(self.world, ForceSensing) and event.rung != "human":
+            self._touched(self.world.contact_force(), event.tick)
         if isinstance(self.world, Eventful):
             so = self.world.happened()
             self.last = tuple(sorted(so))
             for name in self.last:  # in this order: a set's is another in every process
                 self.reached.setdefault(name, event.tick + 1)
+
+    def _touched(self, force: float, tick: int) -> None:
+        if force > (self.force or 0.0):
+            self.hardest = tick
+        self.force = max(self.force or 0.0, force)
 
 
 class Told:

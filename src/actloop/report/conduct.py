@@ -4,6 +4,7 @@ import math
 
 from actloop.evaluation.comparison import Comparison
 from actloop.evaluation.conduct import HELD, Conduct
+from actloop.evaluation.force import Hardest
 from actloop.report.markup import table, tag, text
 from actloop.report.sections import key, number, percent
 
@@ -57,6 +58,44 @@ def limits(comparison: Comparison) -> str:
         f"jerk of what was sent<small>{_jerk_units(comparison)}, root mean square</small>",
     ]
     return _main_first(comparison, head, rows, "Limits under every condition")
+
+
+def force(comparison: Comparison) -> str:
+    """How hard the arms touched things, and how often that was over the declared limit."""
+    found = [item for item in comparison.conduct if item.ticks]
+    if not any(item.force for item in found):
+        return tag("p", "Contact force: not measured by this world, or not in these episodes.", class_="quiet prose")
+    labels = {condition.name: condition.label for condition in comparison.run.conditions}
+    limit = comparison.run.config.get("force_limit")
+    rows = [
+        [text(labels[item.condition]), key(comparison, item.arm), *_touched(item.force, over=limit is not None)]
+        for item in found
+    ]
+    head = [
+        *("condition", "arm", "hardest contact of an episode, N<small>median / p95 / worst</small>"),
+        *("the worst<small>task, seed, tick</small>", "episodes measured"),
+        *([f"episodes over {limit:g} N<small>with the exact 95 % interval</small>"] if limit is not None else []),
+    ]
+    return _main_first(comparison, head, rows, "Contact under every condition")
+
+
+def _touched(hardest: Hardest | None, *, over: bool) -> list[str]:
+    if hardest is None:  # this arm's episodes are from before it was recorded, or crashed
+        return ["–"] * (4 if over else 3)
+    task, seed, tick = hardest.where or ("", "", "")
+    return [
+        " / ".join(f"{value:.1f}" for value in (hardest.p50, hardest.p95, hardest.worst)),
+        text(f"{task} {seed}, {tick}") if hardest.where else "touched nothing",
+        str(hardest.episodes),
+        *([_over(hardest)] if over else []),
+    ]
+
+
+def _over(hardest: Hardest) -> str:
+    assert hardest.over_share is not None
+    low, high = (f"{100 * value:.1f}" for value in (hardest.over_share.low, hardest.over_share.high))
+    range_ = f"{low} to {high} %" if hardest.over else f"at most {high} %"
+    return f"{hardest.over} of {hardest.episodes}" + tag("small", range_)
 
 
 def _jerk_units(comparison: Comparison) -> str:

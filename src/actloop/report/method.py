@@ -19,6 +19,11 @@ CLOCKS = {
         "no robot works like this."
     ),
 }
+CONTACT = (
+    "All that the robot exerts on one thing by contact, summed, in the physics step in which that is largest, while "
+    "nobody helped. Fingers that squeeze an object from both sides cancel out: a grip is not in it. How high an impact "
+    "is depends on the simulator's contacts: compare arms in one world with it, not a world with a robot."
+)
 
 
 def method(comparison: Comparison) -> str:
@@ -57,6 +62,7 @@ def method(comparison: Comparison) -> str:
                 "Model calls times the mean time of a call on this machine (one thread, warm-up left out), per second "
                 "of robot time. It is the same whichever latency was charged."
             ),
+            **({"Contact force": CONTACT} if any(item.force for item in comparison.conduct) else {}),
             **({"Answers": _answers(comparison)} if any(arm.batch > 1 or arm.rowwise for arm in run.arms) else {}),
             "Foresight": (
                 "Imagined frames against the camera's, in filmed episodes, as long as the plan they belong to was "

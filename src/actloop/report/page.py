@@ -56,6 +56,7 @@ def render(comparison: Comparison, folder: Path) -> str:
         "failures": tag("section", tag("h2", "Failures, by what was seen"), broken) if broken else "",
         "timing": conduct.timing(comparison),
         "limits": conduct.limits(comparison),
+        "force": conduct.force(comparison),
         "episodes": episodes.episodes(comparison, folder),
         "method": method.method(comparison),
         "identities": method.identities(comparison),

@@ -23,7 +23,9 @@ DRAWN = 16
 
 
 class LiberoWorld:
-    """Tasks of LIBERO by suite and number, `libero_spatial-3`; a World, Demonstrator and Disturbable.
+    """Tasks of LIBERO by suite and number, `libero_spatial-3`.
+
+    A World, Demonstrator, Disturbable and ForceSensing.
 
     `seed` counts the initial states of the file (50 a task), which published evaluations play from 0; from 50 on it
     counts them again with the fixtures drawn anew. Every start is followed by `settle` idle ticks, as there.
@@ -87,6 +89,7 @@ class LiberoWorld:
             raise ContractError("seed", f"expected 0 or more, got {seed}")
         self._task, self._outcome, self._tick = task, None, 0
         self._scene.reset(seed, self._settle)
+        self._scene.gauge.start()  # it has been settling
         return self.observe()
 
     def observe(self) -> Observation:
@@ -100,6 +103,7 @@ class LiberoWorld:
         if action.ndim != 1:
             raise ContractError("action", f"expected one action of shape (7,), got {action.shape}")
         sent = self._embodiment.action.clip(action)
+        scene.gauge.start()
         succeeded = scene.step(sent)
         self._tick += 1
         if succeeded:
@@ -140,6 +144,9 @@ class LiberoWorld:
         angles, distances = rng.uniform(0, 2 * np.pi, DRAWN), rng.uniform(0.03, 0.06, DRAWN)
         ways = distances[:, None] * np.stack([np.cos(angles), np.sin(angles), np.zeros(DRAWN)], axis=1)
         scene.shift(loose, ways[int(np.argmax([scene.room(loose, way) for way in ways]))])
+
+    def contact_force(self) -> float:
+        return self._scene.gauge.peak
 
     def close(self) -> None:
         for scene in self._scenes.values():

@@ -5,7 +5,7 @@ sampled in the first 2 ms of a tick (its sensors fire as soon as their period ha
 it: state and pictures are 48 ms old when they come. Released policies have learned that, so it stays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actloop.contracts import Frame, Task
+from actloop.simulation.contact import ContactGauge
 from actloop.simulation.libero_package import RATE_HZ, control_env, initial_states
 from actloop.simulation.rendering import GLRenderer
 
@@ -43,6 +44,8 @@ class LiberoScene:
             self.env: Any = control_env(task, assets)
         self.model: mujoco.MjModel = self.env.sim.model._model
         self._simplify(multisampling)
+        self.gauge = ContactGauge(self.model, self.env.robots[0].robot_model.root_body)
+        self._look_at_every_step()
         self._sensed: dict[str, np.ndarray] = {}
         self._gl = GLRenderer(self.model, height=side, width=side) if side else None
         self._sampled = mujoco.MjData(self.model) if side else None
@@ -131,6 +134,17 @@ class LiberoScene:
             return 0.0
 
         self.env.env.add_observable(sensing.Observable(name="moment", sensor=moment, sampling_rate=RATE_HZ))
+
+    def _look_at_every_step(self) -> None:
+        """Let the gauge follow robosuite's own loop over physics steps."""
+        simulation = self.env.sim
+        step: Callable[[], None] = simulation.step
+
+        def step_and_look() -> None:
+            step()
+            self.gauge.look(self.data)
+
+        simulation.step = step_and_look
 
     def _simplify(self, multisampling: bool) -> None:
         """No lamp here throws a shadow, so a map of shadows costs time and changes no pixel."""

@@ -40,7 +40,7 @@ HELD_EXPERTS = frozenset(("hammer", "handle-pull", "pick-out-of-hole", "shelf-pl
 
 
 class MetaWorld:
-    """Any of the fifty tasks by name; a World, Demonstrator and Disturbable.
+    """Any of the fifty tasks by name; a World, Demonstrator, Disturbable and ForceSensing.
 
     State: place of the hand (m, world frame) and opening of the gripper (1 is open). Action: motion of the hand's
     target along the world's axes, 1 being `action_repeat` centimetres a tick, and the gripper's effort (-1 opens, 1
@@ -91,7 +91,9 @@ class MetaWorld:
         if task.name not in self._tasks:
             raise UnknownNameError("world 'metaworld', task", task.name, self._tasks)
         self._task, self._outcome, self._raw_steps = task, None, 0
-        self._scene()[0].reset(seed)
+        scene, _ = self._scene()
+        scene.reset(seed)
+        scene.gauge.start()  # the reset makes physics steps too
         return self.observe()
 
     def observe(self) -> Observation:
@@ -108,6 +110,7 @@ class MetaWorld:
         if action.ndim != 1:
             raise ContractError("action", f"expected one action of shape (4,), got {action.shape}")
         sent = self._embodiment.action.clip(action)
+        scene.gauge.start()
         for _ in range(self._repeat):
             succeeded = scene.step(sent)
             self._raw_steps += 1
@@ -154,6 +157,9 @@ class MetaWorld:
             data.qpos[start : start + 2] += shift
 
         scene.change(move)
+
+    def contact_force(self) -> float:
+        return self._scene()[0].gauge.peak
 
     def close(self) -> None:
         for scene, eyes in self._scenes.values():

@@ -4,7 +4,7 @@ A raw step is Meta-World's own: the target of the hand moves by command / 100 me
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
+
+from actloop.simulation.contact import ContactGauge
 
 Command = Float[np.ndarray, "4"]
 _SNAPSHOT = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -36,6 +38,9 @@ class MetaWorldScene:
         self._env = env
         self._simplify(env.model)
         self.model: mujoco.MjModel = env.model
+        self.gauge = ContactGauge(self.model, "hand")
+        self._simulate: Callable[..., None] = env.do_simulation
+        env.do_simulation = self._simulate_and_look
         self._drawn_from = self.model.site_pos.copy(), self.model.body_pos.copy(), self.model.body_quat.copy()
         self._obs = np.zeros(39)
         self._expert = self._policy_type()
@@ -85,7 +90,7 @@ class MetaWorldScene:
         for index in range(raw_steps):
             commands[index] = command = self.expert_command()
             env.set_xyz_action(command[:3])
-            env.do_simulation([command[3], -command[3]], n_frames=env.frame_skip)
+            self._simulate([command[3], -command[3]], env.frame_skip)
             mujoco.mj_forward(self.model, self.data)
             space = env.sawyer_observation_space
             self._obs = np.clip(env._get_obs(), space.low, space.high)
@@ -108,6 +113,12 @@ class MetaWorldScene:
 
     def close(self) -> None:
         self._env.close()
+
+    def _simulate_and_look(self, ctrl: Sequence[float], n_frames: int) -> None:
+        """In place of the environment's own, which makes all its physics steps at once."""
+        for _ in range(n_frames):
+            self._simulate(ctrl, 1)
+            self.gauge.look(self.data)
 
     @staticmethod
     def _simplify(model: mujoco.MjModel) -> None:

@@ -16,6 +16,7 @@ from actloop.contracts import (
     Demonstrator,
     Disturbable,
     Embodiment,
+    ForceSensing,
     Future,
     Observation,
     Outcome,
@@ -68,6 +69,8 @@ def check_world(
             _check_expert(world, task, range(seed, seed + demonstrations), needed)
         if isinstance(world, Disturbable):
             _check_disturbances(world, task, seed)
+        if isinstance(spare, ForceSensing):
+            _check_force(spare, task, seed)
         _check_close(spare, task, seed)
     finally:
         world.close()
@@ -286,6 +289,25 @@ def _check_disturbances(world: World, task: Task, seed: int) -> None:
     except UnknownNameError:
         return
     raise ContractError("world.disturb", "took an unknown name without UnknownNameError")
+
+
+def _check_force(world: World, task: Task, seed: int) -> None:
+    """`world` is fresh: without an episode it has to refuse."""
+    assert isinstance(world, ForceSensing)
+    path = "world.contact_force"
+    _refuses(world.contact_force, path, "being asked before the first reset")
+    told = []
+    for _ in range(2):
+        world.reset(task, seed=seed)
+        start = world.contact_force()
+        _require(start == 0.0, path, f"is {start} N after reset, before any command")
+        for tick in range(TICKS):
+            world.apply(_wiggle(world.embodiment, tick))
+            force = world.contact_force()
+            _require(bool(np.isfinite(force)) and force >= 0, path, f"is {force}, expected newtons of 0 or more")
+            _require(force == world.contact_force(), path, "changed when asked twice")
+            told.append(force)
+    _require(told[:TICKS] == told[TICKS:], path, "told other forces in the same episode")
 
 
 def _check_close(world: World, task: Task, seed: int) -> None:

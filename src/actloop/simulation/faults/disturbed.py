@@ -15,7 +15,19 @@ from zlib import crc32
 
 import numpy as np
 
-from actloop.contracts import Action, Demonstrator, Disturbable, Embodiment, Observation, Outcome, Space, Task, World
+from actloop.contracts import (
+    Action,
+    Demonstrator,
+    Disturbable,
+    DisturbableByName,
+    Embodiment,
+    ForceSensing,
+    Observation,
+    Outcome,
+    Space,
+    Task,
+    World,
+)
 from actloop.errors import ContractError, UnknownNameError
 from actloop.simulation.faults.effects import KINDS, Moment
 from actloop.simulation.faults.plan import HALF_WAY, Fault, Incident
@@ -36,11 +48,11 @@ class Eventful(Protocol):
 class Disturbed:
     """A `World` in which the faults happen, each once an episode; `incidents` says what became of them.
 
-    It is a `Demonstrator`, `Disturbable` or `Eventful` where the wrapped world is. A fault of a camera or the state
-    begins with the observation of its tick, one of the actuators with the command sent in that tick, and a disturbance
-    has happened before the observation of its tick is taken. Nothing begins after the outcome. "half-way" is half the
-    ticks that the world's expert needs from the same start undisturbed: the same tick for every policy. What is late in
-    answering is not of the world: `stall` tells it to whoever asks the model.
+    It is a `Demonstrator`, `Disturbable`, `Eventful` or `ForceSensing` where the wrapped world is. A fault of a camera
+    or the state begins with the observation of its tick, one of the actuators with the command sent in that tick, and a
+    disturbance has happened before the observation of its tick is taken. Nothing begins after the outcome. "half-way"
+    is half the ticks that the world's expert needs from the same start undisturbed: the same tick for every policy.
+    What is late in answering is not of the world: `stall` tells it to whoever asks the model.
 
     Observations keep their tick and time, also where they repeat an older one: the driver does not notice. Nor does it
     notice what an actuator does: `apply` returns the command as the wrapped world would have sent it without the fault.
@@ -55,6 +67,7 @@ class Disturbed:
     disturb: Callable[..., None]
     events: tuple[str, ...]
     happened: Callable[[], frozenset[str]]
+    contact_force: Callable[[], float]
 
     def __init__(self, world: World, faults: Sequence[Fault]) -> None:
         for fault in faults:
@@ -70,6 +83,8 @@ class Disturbed:
             self.disturbances, self.disturb = world.disturbances, world.disturb
         if isinstance(world, Eventful):
             self.events, self.happened = world.events, world.happened
+        if isinstance(world, ForceSensing):
+            self.contact_force = world.contact_force
 
     @property
     def embodiment(self) -> Embodiment:
@@ -258,7 +273,8 @@ def _check_fits(world: World, fault: Fault) -> None:
     if on == "world":
         if not isinstance(world, Disturbable):
             raise ContractError(path, f"{body.name} is a world that cannot disturb itself (`Disturbable`)")
-        able = (*world.disturbances, *getattr(world, "disturbances_by_name", ()))
+        further = world.disturbances_by_name if isinstance(world, DisturbableByName) else ()
+        able = (*world.disturbances, *further)
         if fault.kind not in able:
             raise UnknownNameError(f"{path}, disturbance of {body.name}", fault.kind, able)
     known = {

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from actloop.contracts import Action, Embodiment, Frame, Observation, Outcome, Task
 from actloop.errors import ContractError, UnknownNameError
+from actloop.simulation.contact import ContactGauge
 from actloop.simulation.tabletop.arrangements import arrange
 from actloop.simulation.tabletop.bodies import BODIES, FINGER_STEP, PERIOD
 from actloop.simulation.tabletop.disturbances import DISTURBANCES, NAMED, PUSH_TICKS, disturb, release
@@ -26,7 +27,7 @@ _START_LOW, _START_HIGH = np.array([-0.13, -0.16, 0.13]), np.array([0.13, 0.03, 
 
 
 class Tabletop:
-    """A `World`, `Demonstrator` and `Disturbable`. `apply` advances exactly one control period.
+    """A `World`, `Demonstrator`, `DisturbableByName` and `ForceSensing`. `apply` advances exactly one control period.
 
     Everything random follows from the task's name and the seed; the same actions then give the same bytes. Grasps are
     by friction alone. Pictures are drawn when asked for, once per tick.
@@ -43,7 +44,7 @@ class Tabletop:
             raise ContractError("tabletop.image_size", f"expected at least 16 pixels, got {image_size}")
         self._body = BODIES[body]()
         self._embodiment = self._body.embodiment(image_size)
-        self._scenes: dict[str, tuple[Scene, RayRenderer]] = {}
+        self._scenes: dict[str, tuple[Scene, RayRenderer, ContactGauge]] = {}
         self._goal: Goal | None = None
         self._task: Task | None = None
         self._tick = 0
@@ -67,7 +68,8 @@ class Tabletop:
         if task.name not in GOALS:
             raise UnknownNameError("tabletop.task", task.name, GOALS)
         self._goal, self._task = GOALS[task.name], task
-        self._scene, self._renderer = self._open(self._goal.layout)
+        self._scene, self._renderer, self._gauge = self._open(self._goal.layout)
+        self._gauge.start()
         rng = np.random.default_rng([zlib.crc32(task.name.encode()), seed])
         mujoco.mj_resetData(self._scene.model, self._scene.data)
         self._scene.pads_home()
@@ -130,12 +132,15 @@ class Tabletop:
         lead = (target - start) / PERIOD * self._body.lead
         controls = scene.data.ctrl
         count = len(start)
+        self._gauge.start()
         for burst in range(1, _BURSTS + 1):
             part = burst / _BURSTS
             controls[:count] = start + part * (target - start) + lead
             controls[count:] = (opening + part * (wanted_opening - opening)) / 2
             scene.run_belt()
-            mujoco.mj_step(scene.model, scene.data, _BURST)
+            for _ in range(_BURST):
+                mujoco.mj_step(scene.model, scene.data)
+                self._gauge.look(scene.data)
         mujoco.mj_kinematics(scene.model, scene.data)
         mujoco.mj_camlight(scene.model, scene.data)
 
@@ -202,7 +207,6 @@ class Tabletop:
 
     @property
     def disturbances_by_name(self) -> tuple[str, ...]:
-        """What happens only where it is asked for: who draws one of `disturbances` records what it always did."""
         return NAMED
 
     def disturb(self, name: str, *, seed: int) -> None:
@@ -237,6 +241,10 @@ class Tabletop:
         so = {"touch": fingers > 0, "grasp": fingers == 2, "lift": lifted}
         return frozenset(name for name, is_so in so.items() if is_so)
 
+    def contact_force(self) -> float:
+        self._started()
+        return self._gauge.peak
+
     def close(self) -> None:
         self._scenes.clear()
         self._goal = None
@@ -246,11 +254,12 @@ class Tabletop:
             raise ContractError("tabletop", "no episode is running: call reset(task, seed=...) first")
         return self._scene
 
-    def _open(self, layout: str) -> tuple[Scene, RayRenderer]:
+    def _open(self, layout: str) -> tuple[Scene, RayRenderer, ContactGauge]:
         if layout not in self._scenes:
             scene = Scene(layout, self._body.rig)
             casters = {scene.body_id(name): 0.034 for name in COLOURS} | {scene.body_id("hand"): 0.05}
-            self._scenes[layout] = scene, RayRenderer(scene.model, self._embodiment.cameras[0].height, casters)
+            renderer = RayRenderer(scene.model, self._embodiment.cameras[0].height, casters)
+            self._scenes[layout] = scene, renderer, ContactGauge(scene.model, "hand")
         return self._scenes[layout]
 
     def _draw(self, scene: Scene, camera: str) -> Frame:
