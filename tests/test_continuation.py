@@ -49,7 +49,8 @@ def batch_of(config: FastWAMConfig, size: int = 2) -> Batch:
         latents=torch.randn(latents, generator=g),
         state=torch.randn(size, config.state_dim, generator=g),
         text=torch.randint(0, config.vocabulary, (size, config.text_tokens), generator=g),
-        actions=torch.randn(size, config.horizon, config.action_dim, generator=g),
+        actions=(actions := torch.randn(size, config.horizon, config.action_dim, generator=g)),
+        executed=actions,
         action_pad=torch.zeros(size, config.horizon, dtype=torch.bool),
         latents_pad=torch.zeros(size, 1 + config.future_frames, dtype=torch.bool),
     )

@@ -25,7 +25,7 @@ from actloop.contracts import Camera, Embodiment, Observation, Part, Space
 from actloop.data import layout, video
 from actloop.data.cache import CachedEpisodes, decode
 from actloop.data.dataset import LeRobotDataset
-from actloop.data.fields import FieldMap, default_fields
+from actloop.data.fields import EXECUTED, FieldMap, default_fields
 from actloop.data.info import describe, plot
 from actloop.data.schema import Extra
 from actloop.data.statistics import image_histogram, image_stats, vector_stats
@@ -529,6 +529,28 @@ def test_the_cache_gives_the_same(dataset: LeRobotDataset, tmp_path: Path) -> No
         cache.episode(0).frames("frnt")
     with pytest.raises(ContractError, match="5 is not in"):
         cache.episode(5)
+
+
+def test_what_was_executed_is_kept_beside_what_was_wanted(
+    dataset: LeRobotDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.testing.assert_array_equal(dataset.executed, dataset.actions)  # nothing else was recorded
+    extras = [Extra(name=EXECUTED, names=tuple(embodiment().action.component_names))]
+    with EpisodeWriter(tmp_path / "shaken", embodiment=embodiment(cameras=()), extras=extras) as writer:
+        for tick in range(3):
+            state, action = vectors(0, tick)
+            obs = Observation(images={}, state=state, tick=tick, time=tick / HZ)
+            writer.add_frame(obs, action, extra={EXECUTED: action + 1})
+        writer.save_episode("one")
+    shaken = LeRobotDataset(tmp_path / "shaken")
+    np.testing.assert_array_equal(shaken.executed, shaken.actions + 1)
+    cache = decode(shaken)
+    assert cache.path == tmp_path / "shaken.decoded"
+    np.testing.assert_array_equal(cache.executed, shaken.executed)
+    (cache.path / "executed.npy").unlink()  # as caches were that were written before it was kept
+    np.testing.assert_array_equal(CachedEpisodes(cache.path).executed, shaken.actions)
+    monkeypatch.setattr(LeRobotDataset, "images", None)  # nothing is decoded again for it
+    np.testing.assert_array_equal(decode(shaken).executed, shaken.executed)
 
 
 def test_the_cache_needs_numpy_alone(dataset: LeRobotDataset, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def make_batch(config: FastWAMConfig, size: int = 3) -> Batch:
         latents=torch.randn(latents, generator=g),
         state=torch.randn(size, config.state_dim, generator=g),
         text=torch.randint(0, config.vocabulary, (size, config.text_tokens), generator=g),
-        actions=torch.randn(size, config.horizon, config.action_dim, generator=g),
+        actions=(actions := torch.randn(size, config.horizon, config.action_dim, generator=g)),
+        executed=actions,
         action_pad=torch.zeros(size, config.horizon, dtype=torch.bool),
         latents_pad=torch.zeros(size, 1 + config.future_frames, dtype=torch.bool),
     )
@@ -161,6 +162,21 @@ def test_an_action_conditioned_future_follows_no_action_after_its_last_frame() -
         model.imagine(seen, noise)
     with pytest.raises(ContractError, match="cannot imagine a given chunk"):
         make_model("fast").imagine(seen, noise, actions=batch.actions)
+
+
+def test_a_future_is_learned_as_that_of_what_was_executed_and_actions_as_what_was_wanted() -> None:
+    model = make_model("action-conditioned")
+    batch = make_batch(model.config)
+
+    def losses(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+        return model.loss(replace(batch, **changes), generator=generator())
+
+    plain, shaken = losses(), losses(executed=batch.executed + 0.5)
+    assert torch.equal(plain["action"], shaken["action"])
+    assert not torch.allclose(plain["video"], shaken["video"])
+    wanted = losses(actions=batch.actions + 0.5)
+    assert torch.equal(plain["video"], wanted["video"])
+    assert not torch.allclose(plain["action"], wanted["action"])
 
 
 def test_a_prefix_is_kept_for_every_sample_and_odd_numbers_of_noises_are_refused() -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from actloop.contracts import Action, Observation, Outcome, Task, World
 from actloop.data.dataset import LeRobotDataset
+from actloop.data.fields import EXECUTED
 from actloop.data.info import describe
 from actloop.errors import ActloopError, ContractError, DataError
 from actloop.simulation.exact import MAX_STEP, ExactWorld, read_tick
-from actloop.training.demonstrate import SETTLE_TICKS, Attempt, demonstrate
-from actloop.training.record import EXECUTED, record
+from actloop.training.demonstrate import ASTRAY_TICKS, SETTLE_TICKS, Attempt, demonstrate
+from actloop.training.record import record
 
 SIZE = 32
 
@@ -88,8 +89,8 @@ make_exact = partial(ExactWorld, image_size=SIZE, time_limit=6.0)
 TASKS = list(make_exact().tasks.values())
 
 
-def attempt(number: int, *, noise: float = 0.0, disturb: float = 0.0) -> Attempt:
-    return Attempt(task=TASKS[0], seed=3, number=number, noise_share=noise, disturb_share=disturb)
+def attempt(number: int, *, noise: float = 0.0, disturb: float = 0.0, astray: float = 0.0) -> Attempt:
+    return Attempt(task=TASKS[0], seed=3, number=number, noise_share=noise, disturb_share=disturb, astray_share=astray)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -130,6 +131,24 @@ def test_noise_is_executed_and_the_label_stays_clean() -> None:
         shaken += int((np.abs(one.executed - one.actions).max(axis=1) > 1e-6).sum())
     total = sum(len(one.states) for one in done)
     assert 0.05 < shaken / total < 0.8  # bursts, with calm between them
+
+
+def test_led_astray_it_goes_straight_somewhere_for_a_while_and_the_label_stays_clean() -> None:
+    world = make_exact()
+    done = [demonstrate(world, attempt(number, noise=1.0, astray=1.0)) for number in range(12)]
+    kept = [one for one in done if one.success]
+    assert len(kept) > 2
+    longest = 0
+    for one in kept:
+        assert (one.is_astray, one.is_noisy) == (True, False)
+        goal = one.states[-1]
+        np.testing.assert_allclose(one.actions, np.clip(goal - one.states, -MAX_STEP, MAX_STEP), atol=1e-6)
+        led = np.abs(one.executed - one.actions).max(axis=1) > 1e-6
+        same = (np.diff(one.executed, axis=0) == 0).all(axis=1)
+        longest = max([longest, *(len(run) for run in "".join("x" if k else " " for k in led[1:] & same).split())])
+    assert longest >= ASTRAY_TICKS[0] - 1
+    plain = demonstrate(world, attempt(0, noise=1.0))
+    np.testing.assert_array_equal(demonstrate(world, attempt(0, noise=1.0, astray=1e-9)).executed, plain.executed)
 
 
 def test_a_disturbance_happens_inside_the_episode() -> None:
@@ -258,6 +277,7 @@ def test_another_body_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"noise_share": 1.5}, "noise_share: expected a share between 0 and 1, got 1.5"),
+        ({"astray_share": 2}, "astray_share: expected a share"),
         ({"disturb_share": -0.1}, "disturb_share: expected a share"),
         ({"episodes_per_task": 0}, "1 or more episodes"),
         ({"tasks": []}, "distinct tasks"),

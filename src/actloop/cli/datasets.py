@@ -11,7 +11,7 @@ def recorded(summary: RecordSummary) -> str:
     """One line for the dataset and one per task, with how often the expert failed and was replaced."""
     rows = []
     for name, count in summary.tasks.items():
-        said = f"{count.new} new, {count.noisy} with noise, {count.disturbed} disturbed"
+        said = f"{count.new} new, {count.noisy} with noise, {count.astray} astray, {count.disturbed} disturbed"
         again = f", {count.failed} failed and were replaced" if count.failed else ""
         rows.append((name, f"{count.recorded} episodes", said + again))
     head = f"{summary.path}: {summary.episodes} episodes, {summary.frames} frames, {summary.seconds:.0f} s"

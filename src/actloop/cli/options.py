@@ -231,6 +231,14 @@ NoiseShare = Annotated[
     float,
     arg(metavar="SHARE", help="Share of the episodes with noisy actions, so that recovery is in the data."),
 ]
+AstrayShare = Annotated[
+    float,
+    arg(
+        metavar="SHARE",
+        help="Share of the episodes in which the arm is told something random for a while, so that a world model "
+        "learns what commands do.",
+    ),
+]
 DisturbShare = Annotated[
     float, arg(metavar="SHARE", help="Share of the episodes that the world disturbs once, such as by moving an object.")
 ]

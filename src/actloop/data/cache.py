@@ -1,7 +1,7 @@
 """A dataset decoded once into memory-mapped arrays: what training reads. Opens with NumPy alone.
 
 manifest.json   identity of the source, embodiment, episodes, statistics
-states.npy  actions.npy  frames.<camera>.npy     uint8 (total, height, width, 3)
+states.npy  actions.npy  executed.npy  frames.<camera>.npy     uint8 (total, height, width, 3)
 """
 
 import json
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from actloop.data.dataset import LeRobotDataset
 
 FORMAT = "actloop.cache.1"
+EXECUTED_FILE = "executed.npy"
 Progress = Callable[[int, int], None]  # episodes done, episodes in all
 
 
@@ -57,6 +58,8 @@ class CachedEpisodes:
         total = sum(episode.length for episode in self.episodes)
         self.states: Float[np.ndarray, "total state"] = self._map("states", total)
         self.actions: Float[np.ndarray, "total action"] = self._map("actions", total)
+        written = (self.path / EXECUTED_FILE).is_file()  # caches from before it was kept have none
+        self.executed: Float[np.ndarray, "total action"] = self._map("executed", total) if written else self.actions
         self._frames = {camera: self._map(f"frames.{camera}", total) for camera in self.cameras}
 
     def __reduce__(self) -> tuple[Callable[..., "CachedEpisodes"], tuple[Any, ...]]:
@@ -130,9 +133,10 @@ def decode(
     identity = dataset.identity
     if (path / "manifest.json").is_file():
         try:
-            cache = CachedEpisodes(path)
-            cache.check_source(identity)
-            return cache
+            CachedEpisodes(path).check_source(identity)
+            if not (path / EXECUTED_FILE).is_file():
+                np.save(path / EXECUTED_FILE, dataset.executed)
+            return CachedEpisodes(path)
         except DataError:
             if not refresh:
                 raise
@@ -154,6 +158,7 @@ def decode(
 def _fill(dataset: "LeRobotDataset", folder: Path, progress: Progress | None) -> None:
     np.save(folder / "states.npy", dataset.states)
     np.save(folder / "actions.npy", dataset.actions)
+    np.save(folder / EXECUTED_FILE, dataset.executed)
     arrays = {}
     for camera, feature in dataset.fields.cameras.items():
         shape = (dataset.info.frames, *dataset.info.features[feature].shape)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 
 from actloop.contracts import Embodiment
 from actloop.data import tables
-from actloop.data.fields import IMAGE_PREFIX, FieldMap
+from actloop.data.fields import EXECUTED, IMAGE_PREFIX, FieldMap
 from actloop.data.images import EmbeddedImages
 from actloop.data.layout import Feature, Info, read_info
 from actloop.data.statistics import Stats
@@ -44,10 +44,13 @@ class LeRobotDataset:
             for row in self._rows
         ]
         self._check_embodiment()
-        names = {self.fields.state, self.fields.action, "timestamp"} & set(self.info.features)
+        names = {self.fields.state, self.fields.action, EXECUTED, "timestamp"} & set(self.info.features)
         columns = tables.read_columns(self.path, self.info, self._rows, sorted(names))
         self.states: Float[np.ndarray, "total state"] = self._finite(columns[self.fields.state], self.fields.state)
         self.actions: Float[np.ndarray, "total action"] = self._finite(columns[self.fields.action], self.fields.action)
+        self.executed: Float[np.ndarray, "total action"] = self.actions
+        if EXECUTED in columns and columns[EXECUTED].shape == self.actions.shape:
+            self.executed = self._finite(columns[EXECUTED], EXECUTED)
         tick = np.concatenate([np.arange(e.length) for e in self.episodes] or [np.zeros(0, np.int64)])
         stamps = columns["timestamp"][:, 0].astype(np.float64) if "timestamp" in columns else tick / self.info.fps
         self._time = np.where(np.abs(stamps - tick / self.info.fps) < 1e-3, tick / self.info.fps, stamps)

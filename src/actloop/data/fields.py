@@ -7,6 +7,7 @@ from actloop.contracts import Embodiment
 from actloop.errors import ContractError, UnknownNameError
 
 IMAGE_PREFIX = "observation.images."
+EXECUTED = "executed_action"  # what the world did, where the action beside it is what an expert would have sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

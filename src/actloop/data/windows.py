@@ -114,6 +114,11 @@ class Frames(Protocol):
     @property
     def actions(self) -> Float[np.ndarray, "total action"]: ...
 
+    @property
+    def executed(self) -> Float[np.ndarray, "total action"]:
+        """What the robot really did in the tick, where that was recorded beside what it ought to; else `actions`."""
+        ...
+
     def images(self, camera: str, indices: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape height width 3"]: ...
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 class Batch:
     """Normalised inputs and, in training, targets.
 
-    `latents[:, 0]` is the current frame, the rest the future (absent when acting). `text` holds word indices
+    `latents[:, 0]` is the current frame, the rest the future (absent when acting). `actions` are what is to be learned;
+    the future is what came of `executed`, the same but where a demonstration was shaken. `text` holds word indices
     (0 is padding), or the context vectors of a frozen text encoder. Pad flags are True past an episode's end.
     """
 
@@ -20,6 +21,7 @@ class Batch:
     state: Float[Tensor, "batch state"]
     text: Shaped[Tensor, "batch tokens ..."]
     actions: Float[Tensor, "batch horizon action"]
+    executed: Float[Tensor, "batch horizon action"]
     action_pad: Bool[Tensor, "batch horizon"]
     latents_pad: Bool[Tensor, "batch time"]
 

@@ -435,6 +435,7 @@ def _training_batch(reference: _Reference) -> Batch:
         state=held["proprio"][:, 0],
         text=held["context"],
         actions=held["action"],
+        executed=held["action"],
         action_pad=held["action_is_pad"],
         latents_pad=torch.cat([held["image_is_pad"][:, :1], groups], dim=1),
     )

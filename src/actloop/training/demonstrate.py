@@ -1,10 +1,12 @@
 """Run a world's scripted expert through one episode, shaken where asked.
 
 label     what the expert would send in this state, clean
-executed  label + smooth bursts of noise, clipped to the limits; recovery from them is in the data
+executed  label + smooth bursts of noise, clipped to the limits; recovery from them is in the data.
+          Led astray: for up to two seconds at a time something random and steady in place of the label, so that what
+          comes of a command can be told from what is usually commanded
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -18,6 +20,9 @@ from actloop.errors import ContractError
 NOISE = {"delta": 0.5, "velocity": 0.5, "absolute": 0.03}  # of half the range of a component, at the peak of a burst
 BURST_TICKS = (3, 9)
 BURST_CHANCE = 0.12  # per tick between bursts
+ASTRAY_TICKS = (6, 20)
+ASTRAY_CHANCE = 0.08  # per tick between them
+ASTRAY = {"delta": 0.4, "velocity": 0.4, "absolute": 0.0}  # of half the range: a gripper that opens loses the task
 SETTLE_TICKS = 4
 
 
@@ -30,6 +35,7 @@ class Attempt:
     number: int
     noise_share: float
     disturb_share: float
+    astray_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,7 @@ class Demonstration:
     success: bool
     reason: str
     is_noisy: bool
+    is_astray: bool
     disturbance: str
     disturbed_at: int
     images: dict[str, UInt8[np.ndarray, "time height width 3"]]
@@ -73,6 +80,26 @@ class Burst:
         return noise
 
 
+@dataclass(slots=True)
+class Astray:
+    """Commands that have nothing to do with the task: a random direction, kept for a while, in place of the label."""
+
+    scale: Float[np.ndarray, "action"]
+    rng: np.random.Generator
+    left: int = 0
+    direction: Any = 0.0
+
+    def __call__(self, label: Action) -> Float[np.ndarray, "action"]:
+        if not self.left:
+            if self.rng.random() >= ASTRAY_CHANCE:
+                return label
+            self.left = int(self.rng.integers(*ASTRAY_TICKS))
+            self.direction = self.rng.normal(size=len(self.scale)) * self.scale
+        self.left -= 1
+        led: np.ndarray = np.where(self.scale > 0, self.direction, label)
+        return led
+
+
 def demonstrate(world: World, attempt: Attempt) -> Demonstration:
     """One episode of the expert of `world`, up to success and a few ticks of settling, or to failure.
 
@@ -87,7 +114,11 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
     planned, at = _plan_disturbance(world, attempt, world_seed, rng)
     disturbance = ""
     embodiment = world.embodiment
-    burst = Burst(scale=noise_scale(embodiment) * is_noisy, rng=rng)
+    # Drawn from numbers of its own, so that without it a recording is what it was before there was any.
+    apart = np.random.default_rng([attempt.seed, crc32(attempt.task.name.encode()), attempt.number, 1])
+    is_astray = bool(apart.random() < attempt.astray_share)
+    burst = Burst(scale=noise_scale(embodiment) * (is_noisy and not is_astray), rng=rng)
+    astray = Astray(scale=noise_scale(embodiment, ASTRAY) * is_astray, rng=apart)
     obs = world.reset(attempt.task, seed=world_seed)
     seen: list[Observation] = []
     actions: list[Action] = []
@@ -107,8 +138,8 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
         wanted = world.demonstrate()
         embodiment.action.check(wanted, f"{attempt.task.name}: expert action")
         label = embodiment.action.clip(wanted)
-        noise = burst() if outcome is None else 0.0
-        sent = world.apply(embodiment.action.clip(label + noise))
+        told = astray(label) + burst() if outcome is None else label
+        sent = world.apply(embodiment.action.clip(told))
         seen.append(obs)
         actions.append(label)
         executed.append(np.array(sent, np.float32))
@@ -119,7 +150,8 @@ def demonstrate(world: World, attempt: Attempt) -> Demonstration:
         attempt=attempt,
         success=outcome.success,
         reason=outcome.reason,
-        is_noisy=is_noisy,
+        is_noisy=is_noisy and not is_astray,
+        is_astray=is_astray,
         disturbance=disturbance,
         disturbed_at=at if disturbance else -1,
         images={
@@ -168,8 +200,8 @@ def _expert_length(world: World, task: Task, seed: int) -> int:
     return ticks
 
 
-def noise_scale(embodiment: Embodiment) -> Float[np.ndarray, "action"]:
-    """Action noise at the peak of a burst."""
-    kinds = [NOISE[part.kind] for part in embodiment.action.parts for _ in range(part.size)]
+def noise_scale(embodiment: Embodiment, shares: Mapping[str, float] = NOISE) -> Float[np.ndarray, "action"]:
+    """Shares of half the range by kind of action, as numbers: those of the noise at the peak of a burst."""
+    kinds = [shares[part.kind] for part in embodiment.action.parts for _ in range(part.size)]
     scale: np.ndarray = np.array(kinds) * (embodiment.action.high - embodiment.action.low) / 2
     return scale

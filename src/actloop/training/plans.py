@@ -14,10 +14,9 @@ import numpy as np
 
 from actloop.contracts import Disturbable, World
 from actloop.data.dataset import LeRobotDataset
-from actloop.data.fields import FieldMap
+from actloop.data.fields import EXECUTED, FieldMap
 from actloop.errors import ContractError, DataError
 from actloop.training.questions import Questionable
-from actloop.training.record import EXECUTED
 
 NEAR = 1e-3  # of a state's range: by as much may an episode differ when played again
 KEYS = ("task", "seed", "attempt")

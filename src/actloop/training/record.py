@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from actloop.contracts import Demonstrator, Observation, Task, World
+from actloop.data.fields import EXECUTED
 from actloop.data.schema import Extra
 from actloop.data.writer import EpisodeWriter
 from actloop.errors import ActloopError, ContractError
 from actloop.training.demonstrate import Attempt, Demonstration, demonstrate
 
 WorldFactory = Callable[[], World]
-EXECUTED = "executed_action"  # what the world did; the label beside it is the expert's clean action
 FAILURES_IN_A_ROW = 25
 
 
@@ -37,6 +37,7 @@ class TaskCount:
     new: int = 0
     failed: int = 0
     noisy: int = 0
+    astray: int = 0
     disturbed: int = 0
 
 
@@ -74,6 +75,7 @@ def record(
     episodes_per_task: int,
     seed: int,
     noise_share: float = 0.3,
+    astray_share: float = 0.0,
     disturb_share: float = 0.1,
     workers: int = 1,
     progress: bool = False,
@@ -81,13 +83,15 @@ def record(
 ) -> RecordSummary:
     """Record until the dataset at `path` has `episodes_per_task` successful episodes of every task.
 
+    The shares are of episodes: with noise, with commands that have nothing to do with the task for a while, disturbed.
     An existing dataset of the same embodiment is continued. With several workers the factory must be picklable.
 
     Raises:
         ContractError: the world has no expert, or its expert keeps failing a task.
         DataError: the dataset there belongs to another embodiment or is not readable.
     """
-    for name, share in (("noise_share", noise_share), ("disturb_share", disturb_share)):
+    shares = {"noise_share": noise_share, "astray_share": astray_share, "disturb_share": disturb_share}
+    for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ContractError(name, f"expected a share between 0 and 1, got {share}")
     if not tasks or episodes_per_task < 1 or len({task.name for task in tasks}) != len(tasks):
@@ -102,7 +106,9 @@ def record(
         counts = {task.name: TaskCount() for task in tasks}
         streams = {task.name: _Stream(task, 0) for task in tasks}
         _take_up(writer, counts, streams, seed)
-        make = partial(Attempt, seed=seed, noise_share=noise_share, disturb_share=disturb_share)
+        make = partial(
+            Attempt, seed=seed, noise_share=noise_share, disturb_share=disturb_share, astray_share=astray_share
+        )
         interrupted = False
         try:
             with (
@@ -181,6 +187,7 @@ def _save(writer: EpisodeWriter, done: Demonstration) -> None:
         "seed": done.attempt.seed,
         "attempt": done.attempt.number,
         "noisy": done.is_noisy,
+        **({"astray": True} if done.is_astray else {}),
         "disturbance": done.disturbance,
         "disturbed_at": done.disturbed_at if done.disturbance else None,
     }
@@ -191,6 +198,7 @@ def _count(count: TaskCount, done: Demonstration) -> None:
     count.recorded += 1
     count.new += 1
     count.noisy += done.is_noisy
+    count.astray += done.is_astray
     count.disturbed += bool(done.disturbance)
 
 

@@ -57,11 +57,13 @@ class Samples(ABC):
             raise ContractError(f"{source}: fps", reason)
         embodiment.state.check(data.states, f"{source}: state")
         embodiment.action.check(data.actions, f"{source}: action")
+        embodiment.action.check(data.executed, f"{source}: executed action")
         fitted = METHODS[config.normalization]
         self.state = state or fitted(np.asarray(data.states))
         self.action = action or fitted(np.asarray(data.actions))
         self._states = torch.from_numpy(self.state.normalize(data.states))
         self._actions = torch.from_numpy(self.action.normalize(data.actions))
+        self._executed = torch.from_numpy(self.action.normalize(data.executed))
         offsets = frame_offsets(config.model.future_offsets, temporal_stride)
         spec = WindowSpec(frames=offsets, actions=config.model.horizon)
         held_out = _held_out(len(data.episodes), config.validation_share)
@@ -81,6 +83,7 @@ class Samples(ABC):
             state=self._states[torch.from_numpy(at.states[:, 0])],
             text=torch.stack([self._text(self.data.episodes[index].instruction) for index in at.episodes]),
             actions=actions,
+            executed=self._executed[torch.from_numpy(at.actions)],
             action_pad=torch.from_numpy(at.action_is_pad),
             latents_pad=latents_pad(torch.from_numpy(at.frame_is_pad), self.config.model.future_frames),
         )

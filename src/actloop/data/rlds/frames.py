@@ -72,6 +72,7 @@ class RldsFrames:
             raise DataError(f"{dataset.folder}: no episode of split {dataset.split!r} has steps and an instruction")
         self.states: Float[np.ndarray, "total state"] = np.concatenate([one.states for one in kept])
         self.actions: Float[np.ndarray, "total action"] = np.concatenate([one.actions for one in kept])
+        self.executed: Float[np.ndarray, "total action"] = self.actions  # no release has both
         self.is_idle = np.concatenate([one.is_idle for one in kept])
         self._steps = np.concatenate([one.steps for one in kept])
         self._starts = np.array([info.start for info in self.episodes], np.int64)

@@ -248,7 +248,7 @@ class FastWAM(nn.Module):
         if variant.trains_video:
             noisy_video = noised(future, draws.video_noise, draws.video_level).to(dtype)
             video_time = self.video.time((draws.video_level * TIMESTEPS).to(dtype))
-            given = self.given(reading, batch.actions.to(dtype)) if variant.video_sees_actions else None
+            given = self.given(reading, batch.executed.to(dtype)) if variant.video_sees_actions else None
             streams["future"] = self.future_stream(noisy_video, self.video.modulation(video_time), reading, given=given)
         if variant.imagine_first:
             copy = noised(future, draws.copy_noise, draws.copy_level).to(dtype)
