@@ -77,7 +77,13 @@ def test_disturbances_of_one_kind_are_numbered_and_names_are_not_taken_twice() -
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("displce@3", "did you mean 'displace'"), ("a/b=dim@3", "names a folder"), ("dark=", "expected KIND")],
+    [
+        ("displce@3", "did you mean 'displace'"),
+        ("displace", "say when: displace@20 or displace@half-way"),
+        ("goaal", "did you mean 'goal'"),
+        ("a/b=dim@3", "names a folder"),
+        ("dark=", "expected KIND"),
+    ],
 )
 def test_a_wrong_disturbance_is_explained(text: str, says: str) -> None:
     with pytest.raises(ContractError, match=says):

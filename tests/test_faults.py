@@ -99,7 +99,7 @@ def test_every_fault_comes_back_from_its_words(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("displace", "expected KIND.*such as displace@20"),
+        ("displace", "say when: displace@20.*such as"),
         ("", "expected KIND"),
         ("displce@20", "did you mean 'displace'"),
         ("displace@", "expected KIND"),

@@ -444,3 +444,16 @@ def test_the_world_in_the_documentation_conforms() -> None:
     for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
         exec(compile(block, "add-a-world.md", "exec"), names)
     assert isinstance(names["Slider"](), World)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("image_size", "abc", "a whole number, got 'abc'"),
+        ("image_size", 64.5, "a whole number"),
+        ("image_size", True, "a w"),
+    ],
+)
+def test_an_option_of_another_kind_is_named(option: str, value: object, says: str) -> None:
+    with pytest.raises(ContractError, match=rf"world 'exact', option {option}: expected {says}"):
+        make_world("exact", **{option: value})

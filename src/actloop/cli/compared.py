@@ -13,6 +13,7 @@ from actloop.evaluation.config import CompareConfig
 from actloop.evaluation.progress import ProgressBar
 from actloop.evaluation.table import format_table
 from actloop.presets import shipped_stacks, shipped_weights
+from actloop.simulation.registry import known_worlds
 
 
 def run_comparison(config: CompareConfig, *, json: bool) -> None:
@@ -35,7 +36,7 @@ def sources(arms: Iterable[str], world: str, asked: str = "--arms") -> dict[str,
     `asked` is the option that it was asked with, for errors.
 
     Raises:
-        UnknownNameError: nothing of that name ships.
+        UnknownNameError: no such world, or nothing of that name ships for it.
         ContractError: one name twice.
     """
     if os.getcwd() not in sys.path:
@@ -47,6 +48,10 @@ def sources(arms: Iterable[str], world: str, asked: str = "--arms") -> dict[str,
         name, given, source = text.partition("=")
         if name in found:
             raise ContractError(asked, f"names {name!r} twice; give each policy a name of its own")
+        if not given and world not in known_worlds():
+            raise UnknownNameError("world", world, known_worlds())
+        if not given and not shipped:
+            raise ContractError(asked, f"no policy ships for {world!r}; give a file, a stack or module:function")
         if not given and name not in shipped:
             raise UnknownNameError(f"{asked}, shipped for {world!r}", name, shipped)
         found[name] = source if given else shipped[name]

@@ -40,6 +40,12 @@ Clock = Literal["virtual", "wall"]
 INTERRUPTED = "interrupted"
 
 
+def _check_numbers(seed: int, episodes: int) -> None:
+    for name, value, least in (("--seed", seed, 0), ("--episodes", episodes, 1)):
+        if value < least:
+            raise ContractError(name, f"expected {least} or more, got {value}")
+
+
 def run_stack(
     path: Path,
     *,
@@ -57,6 +63,7 @@ def run_stack(
         ContractError: the folder holds another run.
         KeyboardInterrupt: after the robot was told to hold and the log was closed.
     """
+    _check_numbers(seed, episodes)
     stack = read_stack(path)
     clock = clock or ("wall" if stack.world.real else "virtual")
     out = out or Path("runs", f"{stack.name}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -121,6 +128,7 @@ def calibrate(
         TooFewEpisodes: fewer succeeded than the rate needs; says how many it needs.
         ActloopError: the file, the models and the world do not fit together.
     """
+    _check_numbers(seed, episodes)
     stack, console = read_stack(path), Console(quiet=json, markup=False, highlight=False)
     with console.status("calibrating") as shown:
         found = calibrate_stack(

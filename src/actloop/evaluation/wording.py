@@ -41,7 +41,8 @@ def rate(interval: Interval) -> str:
 
 def in_points(difference: Interval) -> str:
     low, high = (f"{100 * value:+.0f}" for value in (difference.low, difference.high))
-    return f"{100 * difference.value:+.0f} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+    change = round(100 * difference.value)  # an integer has no minus zero
+    return f"{change:+d} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
 def contrast_words(contrast: Contrast) -> str:

@@ -113,7 +113,7 @@ def parse_latency(text: str) -> LatencyProfile | Measured:
     try:
         ms = float(number) * scale
     except ValueError:
-        raise UnknownNameError("latency", text, [MEASURED, *published]) from None
+        raise UnknownNameError("latency (milliseconds, or a name)", text, [MEASURED, *published]) from None
     return LatencyProfile.constant(ms)
 
 

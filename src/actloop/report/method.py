@@ -65,8 +65,8 @@ def method(comparison: Comparison) -> str:
             **({"Contact force": CONTACT} if any(item.force for item in comparison.conduct) else {}),
             **({"Answers": _answers(comparison)} if any(arm.batch > 1 or arm.rowwise for arm in run.arms) else {}),
             "Foresight": (
-                "Imagined frames against the camera's, in filmed episodes, as long as the plan they belong to was "
-                "carried out (PSNR, all cameras). What expecting no change would have scored stands beside it."
+                "Imagined frames against the camera's, in filmed episodes, also where a newer plan had taken over by "
+                "then (PSNR, all cameras). What expecting no change would have scored stands beside it."
             ),
         }
     )

@@ -46,6 +46,8 @@ def make_world(name: str, **options: object) -> World:
         for option in options:
             if option not in takes:
                 raise UnknownNameError(f"world {name!r}, option", option, takes)
+    for option, value in options.items():
+        _check_kind(f"world {name!r}, option {option}", takes[option].annotation if option in takes else None, value)
     try:
         world = factory(**options)
     except ModuleNotFoundError as error:
@@ -82,6 +84,19 @@ def tasks_of(world: World, patterns: Iterable[str] = ()) -> list[Task]:
         exact = [task for task in matching if task.name == pattern]  # a task may share its name with a skill
         found |= {task.name: task for task in exact or matching}
     return list(found.values()) if asked else list(world.tasks.values())
+
+
+def _check_kind(path: str, wanted: object, value: object) -> None:
+    """That a number or a word is given where the constructor says so; whatever else it says is its own to check."""
+    fits: dict[object, tuple[str, tuple[type, ...]]] = {
+        int: ("a whole number", (int,)),
+        float: ("a number", (int, float)),
+        bool: ("true or false", (bool,)),
+        str: ("text", (str,)),
+    }
+    said, kinds = fits.get(wanted, ("", (object,)))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and wanted in (int, float)):
+        raise ContractError(path, f"expected {said}, got {value!r}")
 
 
 def _factory(name: str) -> Callable[..., object]:

@@ -112,13 +112,15 @@ def call(source: Source) -> Any:
     """What `module:function` returns.
 
     Raises:
-        ContractError: it cannot be imported.
+        ContractError: it cannot be imported, or called.
     """
     module, _, name = source.target.partition(":")
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ContractError(source.path, f"{source.target} cannot be imported ({error})") from error
+    if not callable(function):
+        raise ContractError(source.path, f"{source.target} is no function, but a {type(function).__name__}")
     return function()
 
 

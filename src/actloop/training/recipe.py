@@ -38,6 +38,8 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulation", "validate_every", "threads"):
             if getattr(self, name) < 1:
                 raise ContractError(name, f"expected 1 or more, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ContractError("seed", f"expected 0 or more, got {self.seed}")
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step: a line up from 1/warm-up steps, then a cosine down to `final_rate`."""

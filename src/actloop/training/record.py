@@ -94,8 +94,11 @@ def record(
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ContractError(name, f"expected a share between 0 and 1, got {share}")
-    if not tasks or episodes_per_task < 1 or len({task.name for task in tasks}) != len(tasks):
-        raise ContractError("record", f"expected distinct tasks and 1 or more episodes, got {[t.name for t in tasks]}")
+    if seed < 0 or episodes_per_task < 1:
+        got = f"a seed of {seed} and {episodes_per_task} episodes"
+        raise ContractError("record", f"expected a seed of 0 or more, and 1 or more episodes of a task; got {got}")
+    if not tasks or len({task.name for task in tasks}) != len(tasks):
+        raise ContractError("record", f"expected distinct tasks, got {[task.name for task in tasks]}")
     began = time.monotonic()
     world = world_factory()
     try:

@@ -77,6 +77,8 @@ def judge_foresight(
     chosen, numbers = list(tasks), sorted(set(seeds))
     execute = execute_horizon or max(1, policy.horizon // 2)
     _check(chosen, numbers, moments=moments, candidates=candidates, draws=draws)
+    if numbers and numbers[0] < 0:
+        raise ContractError("seed", f"expected 0 or more, got {numbers[0]}")
     if not isinstance(policy, WorldActionModel):
         raise ContractError("policy", f"{type(policy).__name__} cannot imagine: a world action model is needed")
     judged: list[_Judged] = []

@@ -124,7 +124,11 @@ def parse_fault(text: str) -> Fault:
     """
     found = _PARSED.fullmatch(text.strip())
     if found is None:
-        raise ContractError(f"fault {text!r}", f"expected {FORM}, such as {EXAMPLES}")
+        bare = text.strip().partition(":")[0]
+        if bare.replace("-", "").isalpha() and bare not in KINDS:
+            raise UnknownNameError("fault, kind", bare, KINDS)
+        when = f"say when: {text.strip()}@20 or {text.strip()}@{HALF_WAY}" if bare in KINDS else f"expected {FORM}"
+        raise ContractError(f"fault {text!r}", f"{when}, such as {EXAMPLES}")
     piece = found.groupdict()
     if piece["kind"] not in KINDS:
         raise UnknownNameError(f"fault {text!r}, kind", piece["kind"], KINDS)
